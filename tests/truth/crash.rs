@@ -1,0 +1,100 @@
+//! SIGKILL at random moments, and `--resume`.
+//!
+//! The moments come from a seed, which is printed; `TRUTH_SEED` sets it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::check::Replay;
+use crate::outcome::Outcome;
+use crate::random::Random;
+use crate::sanderling::{answer_of, command, start};
+
+/// Kills of a run that had a checkpoint to go on from, before it may finish.
+const KILLS: usize = 3;
+/// Starts, those that were killed too early or too late included.
+const STARTS_MAX: usize = 24;
+
+/// Replays into `out`, killed [`KILLS`] times at random moments of the `took` that it takes, the
+/// newest checkpoint damaged once; and resumed each time, at last to the end. Then it is resumed
+/// once more, which must change nothing.
+pub fn killed_and_resumed(replay: &Replay, out: &Path, took: Duration) {
+    let mut random = Random::seeded("killed and resumed");
+    let out_text = out.to_str().expect("a plain path");
+    let args = replay.with(&[
+        "--out",
+        out_text,
+        "--set",
+        "state.interval=100ms",
+        "--batch-rows",
+        "256",
+    ]);
+    let state = out.join("state").join(&replay.pipeline);
+    let mut kills = 0;
+    for attempt in 0..STARTS_MAX {
+        if kills == KILLS {
+            break;
+        }
+        let mut process = command(&args);
+        if attempt > 0 {
+            process.arg("--resume");
+        }
+        let mut child = start(process);
+        std::thread::sleep(took.mul_f64(random.share() * 0.9));
+        // Kill comes as SIGKILL: nothing is flushed, nothing is tidied up.
+        child.kill().expect("a child can be killed");
+        let finished = child.wait().expect("a child ends").success();
+        if finished {
+            // Too late for a kill: begin anew.
+            std::fs::remove_dir_all(out).expect("an output folder");
+            continue;
+        }
+        let checkpoints = sequences(&state);
+        if let Some(newest) = checkpoints.last() {
+            kills += 1;
+            if kills == 1 && checkpoints.len() > 1 {
+                damage(&state.join(newest.to_string()), &mut random);
+            }
+        }
+    }
+    println!("killed {kills} times with a checkpoint to go on from");
+    let mut resumed = args.clone();
+    resumed.push("--resume".into());
+    answer_of(command(&resumed));
+    let first = Outcome::read(out);
+    answer_of(command(&resumed));
+    first.must_equal(&Outcome::read(out), "resumed after its end");
+}
+
+/// The checkpoints that are whole by their manifest, oldest first.
+fn sequences(state: &Path) -> Vec<u64> {
+    let Ok(listing) = std::fs::read_dir(state) else {
+        return Vec::new();
+    };
+    let mut found: Vec<u64> = listing
+        .flatten()
+        .filter(|entry| entry.path().join("manifest.json").exists())
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+/// Flips a byte of one of a checkpoint's files, or cuts the file short.
+fn damage(checkpoint: &Path, random: &mut Random) {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(checkpoint)
+        .expect("a checkpoint")
+        .flatten()
+        .map(|e| e.path())
+        .collect();
+    files.sort();
+    let file = &files[random.next() as usize % files.len()];
+    let mut bytes = std::fs::read(file).expect("a file of a checkpoint");
+    let at = random.next() as usize % bytes.len();
+    match random.next() % 2 {
+        0 => bytes[at] ^= 0x10,
+        _ => bytes.truncate(at),
+    }
+    println!("damaged {} at byte {at}", file.display());
+    std::fs::write(file, bytes).expect("a file of a checkpoint");
+}

@@ -1,0 +1,17 @@
+//! Whole-pipeline truth: what a user may rely on, held against the real command line.
+//!
+//! A scenario is a folder under `scenarios/`: a pipeline, input, and a golden. `check` runs it
+//! plain, cut into other batches, on one core, and killed and resumed; all must give the same.
+
+mod arrows;
+mod bad_rows;
+mod cards;
+mod check;
+mod crash;
+mod demo;
+mod errors;
+mod outcome;
+mod random;
+mod sanderling;
+mod scenario;
+mod telemetry;

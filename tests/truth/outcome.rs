@@ -218,7 +218,8 @@ pub fn read_parquet(path: &Path) -> RecordBatch {
     concat_batches(&schema, &batches).expect("batches of one schema")
 }
 
-fn same_rows(one: &RecordBatch, other: &RecordBatch, what: &str) {
+/// Fails at the first value that differs.
+pub fn same_rows(one: &RecordBatch, other: &RecordBatch, what: &str) {
     assert_eq!(
         one.schema().fields(),
         other.schema().fields(),

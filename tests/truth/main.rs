@@ -10,6 +10,7 @@ mod check;
 mod crash;
 mod demo;
 mod errors;
+mod evaluate;
 mod offline;
 mod outcome;
 mod random;

@@ -73,6 +73,15 @@ impl Scenario {
             .into_owned()
     }
 
+    /// The settings that keep its training quick, as arguments.
+    pub fn quick(&self) -> Vec<&str> {
+        let train = self
+            .train
+            .as_ref()
+            .expect("a scenario that trains its model");
+        train.sets.iter().flat_map(|set| ["--set", set]).collect()
+    }
+
     /// Its simulated input, made once in a run of the tests.
     pub fn simulated(&self) -> PathBuf {
         let simulate = self
@@ -123,7 +132,7 @@ impl Scenario {
                 "--out",
                 out.to_str().expect("a plain path"),
             ];
-            args.extend(train.sets.iter().flat_map(|set| ["--set", set]));
+            args.extend(self.quick());
             answer(&args);
         })
     }

@@ -1,0 +1,200 @@
+//! Keys, numbered densely in the order in which they are first seen.
+//!
+//! A slot never changes its meaning, so that everything else is a vector by slot. The bytes of the
+//! keys stand in pages that snapshots share; only the hash table beside them is rebuilt on restore.
+
+use std::sync::Arc;
+
+use ahash::RandomState;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+
+use crate::snapshot::{Page, Section, Snapshot};
+use crate::{Persist, StateError};
+
+const PAGE_KEYS: usize = 1024;
+
+/// Bytes of a key -> dense slot.
+#[derive(Debug, Clone)]
+pub struct KeyIndex {
+    pages: Vec<Arc<KeyPage>>,
+    slots: HashTable<u32>,
+    hasher: RandomState,
+    len: u32,
+}
+
+#[derive(Debug, Clone, Default)]
+struct KeyPage {
+    bytes: Vec<u8>,
+    /// Where each key of the page ends in `bytes`.
+    ends: Vec<u32>,
+}
+
+impl KeyPage {
+    fn key(&self, at: usize) -> &[u8] {
+        let from = if at == 0 {
+            0
+        } else {
+            self.ends[at - 1] as usize
+        };
+        &self.bytes[from..self.ends[at] as usize]
+    }
+}
+
+impl Page for KeyPage {
+    fn write(&self, out: &mut Vec<u8>) {
+        self.ends.write(out);
+        self.bytes.write(out);
+    }
+}
+
+/// A hasher with fixed seeds. Nothing ever depends on a hash's value but speed.
+pub(crate) fn fixed_hasher() -> RandomState {
+    RandomState::with_seeds(
+        0x243f_6a88_85a3_08d3,
+        0x1319_8a2e_0370_7344,
+        0xa409_3822_299f_31d0,
+        0x082e_fa98_ec4e_6c89,
+    )
+}
+
+impl Default for KeyIndex {
+    fn default() -> Self {
+        KeyIndex {
+            pages: Vec::new(),
+            slots: HashTable::new(),
+            hasher: fixed_hasher(),
+            len: 0,
+        }
+    }
+}
+
+impl KeyIndex {
+    /// Number of keys; the next new key gets this slot.
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// No keys.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The slot of a key, which gets one if it is new.
+    ///
+    /// # Panics
+    /// At 2^32 - 2 keys, or 4 GiB of keys on one page of 1,024.
+    pub fn slot_of(&mut self, key: &[u8]) -> u32 {
+        let (pages, hasher) = (&self.pages, &self.hasher);
+        let entry = self.slots.entry(
+            hasher.hash_one(key),
+            |&slot| key_at(pages, slot) == key,
+            |&slot| hasher.hash_one(key_at(pages, slot)),
+        );
+        match entry {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(vacant) => {
+                let slot = self.len;
+                assert!(slot < u32::MAX - 1, "more keys than slots");
+                vacant.insert(slot);
+                self.append(key);
+                slot
+            }
+        }
+    }
+
+    fn append(&mut self, key: &[u8]) {
+        if (self.len as usize).is_multiple_of(PAGE_KEYS) {
+            self.pages.push(Arc::default());
+        }
+        let page = Arc::make_mut(
+            self.pages
+                .last_mut()
+                .expect("a page was just made for this key"),
+        );
+        page.bytes.extend_from_slice(key);
+        page.ends
+            .push(u32::try_from(page.bytes.len()).expect("a page of keys is under 4 GiB"));
+        self.len += 1;
+    }
+
+    /// The slot of a key that has one.
+    pub fn find(&self, key: &[u8]) -> Option<u32> {
+        self.slots
+            .find(self.hasher.hash_one(key), |&slot| self.key(slot) == key)
+            .copied()
+    }
+
+    /// The key of a slot below [`KeyIndex::len`].
+    pub fn key(&self, slot: u32) -> &[u8] {
+        key_at(&self.pages, slot)
+    }
+
+    /// Adds the keys to a snapshot, by reference.
+    pub fn snapshot(&self, name: &str, snapshot: &mut Snapshot) {
+        snapshot.add(
+            name,
+            self.pages
+                .iter()
+                .map(|page| page.clone() as Arc<dyn Page>)
+                .collect(),
+        );
+    }
+
+    /// Reads the keys of a section back, each to the slot it had.
+    ///
+    /// # Errors
+    /// [`StateError::Damaged`] when a page cannot be read or a key stands twice.
+    pub fn restore(section: &Section) -> Result<Self, StateError> {
+        let mut index = KeyIndex::default();
+        for mut bytes in section.pages() {
+            let ends = Vec::<u32>::read(&mut bytes)?;
+            let keys = Vec::<u8>::read(&mut bytes)?;
+            let mut from = 0;
+            for end in ends {
+                let Some(key) = keys.get(from..end as usize) else {
+                    return Err(StateError::Damaged("a key ends outside its page".into()));
+                };
+                let next = index.len;
+                if index.slot_of(key) != next {
+                    return Err(StateError::Damaged("a key stands twice".into()));
+                }
+                from = end as usize;
+            }
+        }
+        Ok(index)
+    }
+}
+
+fn key_at(pages: &[Arc<KeyPage>], slot: u32) -> &[u8] {
+    pages[slot as usize / PAGE_KEYS].key(slot as usize % PAGE_KEYS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Restored;
+
+    #[test]
+    fn slots_are_dense_and_survive_a_snapshot() {
+        let mut index = KeyIndex::default();
+        for n in 0..5000u32 {
+            assert_eq!(index.slot_of(format!("key {n}").as_bytes()), n);
+        }
+        assert_eq!(index.slot_of(b"key 17"), 17);
+        assert_eq!(index.slot_of(b""), 5000);
+
+        let mut snapshot = Snapshot::default();
+        index.snapshot("keys", &mut snapshot);
+        index.slot_of(b"after the snapshot");
+        let mut file = Vec::new();
+        snapshot.write_arrow(&mut file).unwrap();
+        let restored = Restored::read_arrow(file.as_slice()).unwrap();
+        let back = KeyIndex::restore(restored.section("keys").unwrap()).unwrap();
+        assert_eq!(back.len(), 5001);
+        assert_eq!(back.find(b"key 4999"), Some(4999));
+        assert_eq!(back.find(b""), Some(5000));
+        assert_eq!(back.find(b"after the snapshot"), None);
+        assert_eq!(back.key(17), b"key 17");
+    }
+}

@@ -1,0 +1,207 @@
+//! The windows of one key over the fold: rows in, results out.
+
+use std::sync::Arc;
+
+use arrow::array::ArrayRef;
+
+use super::aggregate::Output;
+use super::column::Values;
+use super::cursor;
+use super::ring::{NEVER_US, Ring};
+use super::spec::WindowSpec;
+use crate::snapshot::{Section, Snapshot};
+use crate::{Paged, StateError};
+
+/// The rings of all keys.
+#[derive(Debug, Clone)]
+pub struct WindowState {
+    spec: Arc<WindowSpec>,
+    /// Ring 0 is for rows whose key is NULL; slot `s` has ring `s + 1`.
+    rings: Paged<Ring>,
+}
+
+/// Rows of a batch as the windows take them; all slices have one entry a row.
+#[derive(Debug, Clone, Copy)]
+pub struct WindowRows<'a> {
+    /// Slot of each row's key; [`sanderling_schemas::NO_SLOT`] is a key of its own.
+    pub slots: &'a [u32],
+    /// Event time, microseconds.
+    pub times_us: &'a [i64],
+    /// Rows that are accepted into the windows; the others are as if they were not there.
+    pub enters: &'a [bool],
+    /// Rows that get results. They must enter too.
+    pub emits: &'a [bool],
+    /// Arguments, in the order of the spec's columns.
+    pub columns: &'a [ArrayRef],
+}
+
+/// Results of a batch: one entry for each row that emits.
+#[derive(Debug)]
+pub struct WindowOutput {
+    /// In the order of the spec's aggregates.
+    pub columns: Vec<ArrayRef>,
+    /// The row is further behind its key's newest one than the allowed lateness.
+    pub late: Vec<bool>,
+}
+
+impl WindowState {
+    /// Windows that have seen nothing.
+    pub fn new(spec: Arc<WindowSpec>) -> Self {
+        WindowState {
+            spec,
+            rings: Paged::default(),
+        }
+    }
+
+    /// Windows of the same kind that have seen nothing.
+    pub fn fresh(&self) -> Self {
+        Self::new(self.spec.clone())
+    }
+
+    /// Takes the rows in order, and computes each emitting row's results at its turn.
+    ///
+    /// # Errors
+    /// [`StateError::Mismatch`] when a column has another type or length than planned.
+    pub fn compute(&mut self, rows: &WindowRows<'_>) -> Result<WindowOutput, StateError> {
+        let spec = self.spec.clone();
+        let count = rows.times_us.len();
+        if rows.columns.len() != spec.columns.len() || rows.slots.len() != count {
+            return Err(StateError::Mismatch(format!(
+                "{} columns, {} slots for {} columns, {count} rows",
+                rows.columns.len(),
+                rows.slots.len(),
+                spec.columns.len()
+            )));
+        }
+        let values = (rows.columns.iter().zip(&spec.columns).zip(&spec.slots))
+            .map(|((array, column), slot)| Values::of(array, column, *slot, count))
+            .collect::<Result<Vec<_>, _>>()?;
+        let emitting = rows.emits.iter().filter(|emits| **emits).count();
+        let mut outputs: Vec<Output> = spec
+            .aggregates
+            .iter()
+            .map(|plan| Output::new(plan, emitting))
+            .collect();
+        let mut late = Vec::with_capacity(emitting);
+        let rings = (rows.slots.iter().zip(rows.enters))
+            .filter(|(_, enters)| **enters)
+            .map(|(slot, _)| ring_of(*slot) + 1)
+            .max();
+        self.rings.grow_to(rings.unwrap_or(0));
+
+        let mut row = vec![0u64; spec.stride];
+        for at in 0..count {
+            if !rows.enters[at] {
+                continue;
+            }
+            row.fill(0);
+            row[0] = rows.times_us[at] as u64;
+            for column in &values {
+                column.put(at, &mut row);
+            }
+            let ring = self.rings.get_mut(ring_of(rows.slots[at]));
+            let behind = accept(ring, &spec, &row);
+            if rows.emits[at] {
+                late.push(behind);
+                emit(ring, &spec, rows.times_us[at], &mut outputs);
+            }
+        }
+        let columns = outputs
+            .into_iter()
+            .map(Output::finish)
+            .collect::<Result<_, _>>()?;
+        Ok(WindowOutput { columns, late })
+    }
+
+    /// Number of rings, the one for NULL keys included.
+    pub fn len(&self) -> usize {
+        self.rings.len()
+    }
+
+    /// No row was taken yet.
+    pub fn is_empty(&self) -> bool {
+        self.rings.is_empty()
+    }
+
+    /// Adds the rings to a snapshot, by reference.
+    pub fn snapshot(&self, name: &str, snapshot: &mut Snapshot) {
+        self.rings.snapshot(name, snapshot);
+    }
+
+    /// Reads the rings of a section back.
+    ///
+    /// # Errors
+    /// [`StateError::Damaged`] when they cannot be read, [`StateError::Mismatch`] when they belong to
+    /// other windows.
+    pub fn restore(&mut self, section: &Section) -> Result<(), StateError> {
+        let rings = Paged::<Ring>::restore(section)?;
+        for ring in rings.iter() {
+            let whole = ring.fits(self.spec.stride, self.spec.cursor_words);
+            let inside = whole
+                && (ring.cursors.is_empty()
+                    || self.spec.frames.iter().all(|frame| {
+                        let (lo, hi) = (ring.cursors[frame.at], ring.cursors[frame.at + 1]);
+                        ring.first() <= lo && lo <= hi && hi <= ring.end(self.spec.stride)
+                    }));
+            if !inside {
+                return Err(StateError::Mismatch("rows of other windows".into()));
+            }
+        }
+        self.rings = rings;
+        Ok(())
+    }
+}
+
+fn ring_of(slot: u32) -> usize {
+    slot.wrapping_add(1) as usize
+}
+
+/// Takes a row into its key's ring and drops what no frame can reach any more; true if it is late.
+fn accept(ring: &mut Ring, spec: &WindowSpec, row: &[u64]) -> bool {
+    let time_us = row[0] as i64;
+    let late =
+        ring.newest_us != NEVER_US && time_us < ring.newest_us.saturating_sub(spec.lateness_us);
+    ring.newest_us = ring.newest_us.max(time_us);
+    if ring.cursors.is_empty() {
+        ring.cursors = vec![0; spec.cursor_words];
+    }
+    let reach_us = ring.newest_us.saturating_sub(spec.retention_us);
+    let stride = spec.stride;
+    let end = ring.end(stride);
+    let mut kept = ring.first();
+    while kept < end && ring.time_us(kept, stride) < reach_us {
+        kept += 1;
+    }
+    if kept > ring.first() {
+        cursor::leave(ring, &spec.frames, kept, stride);
+        ring.drop_front(kept - ring.first(), stride);
+    }
+    // A row without any argument changes no result: it only moves the newest time.
+    if row[1] != 0 && time_us >= reach_us {
+        let number = ring.insert(row);
+        cursor::inserted(ring, &spec.frames, number, stride);
+    }
+    late
+}
+
+/// Computes all results as of `time_us`.
+fn emit(ring: &mut Ring, spec: &WindowSpec, time_us: i64, outputs: &mut [Output]) {
+    for frame in &spec.frames {
+        let end_us = time_us.saturating_sub(frame.frame.until_us);
+        let reach_us = frame.frame.preceding_us.saturating_add(spec.lateness_us);
+        let start_us = time_us
+            .saturating_sub(frame.frame.preceding_us)
+            .max(ring.newest_us.saturating_sub(reach_us));
+        let empty = start_us > end_us;
+        if !empty {
+            cursor::seek(ring, frame, spec.stride, start_us, end_us);
+        }
+        for at in &frame.outputs {
+            let (plan, output) = (&spec.aggregates[*at], &mut outputs[*at]);
+            match empty {
+                true => output.push_empty(plan),
+                false => output.push_frame(plan, frame, ring, spec.stride),
+            }
+        }
+    }
+}

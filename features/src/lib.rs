@@ -1,1 +1,16 @@
+//! Features: standard SQL over the relation `events`, folded row by row.
+//!
+//! DataFusion parses, plans and type-checks the SQL; what is stateless runs as its physical
+//! expressions. Windows run on our own rings (`sanderling_state::window`), because a row's features
+//! must come out with the row, keys must be forgotten, and all of it must fit into a checkpoint.
 
+mod engine;
+mod error;
+mod keys;
+mod labels;
+mod plan;
+mod windows;
+
+pub use engine::FeatureEngine;
+pub use error::FeatureError;
+pub use labels::LabelCounts;

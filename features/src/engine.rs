@@ -1,0 +1,397 @@
+//! The feature engine: one fold step from events to feature rows.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::logical_expr::Expr;
+use datafusion::physical_expr::PhysicalExpr;
+use sanderling_schemas::{
+    EventBatch, FeatureBatch, FeatureField, FeatureSchema, NO_SLOT, Relation,
+};
+use sanderling_state::window::WindowOutput;
+use sanderling_state::{KeyIndex, Restored, Snapshot, StateError};
+use sha2::{Digest, Sha256};
+
+use crate::keys::KeyEncoder;
+use crate::labels::{Joined, LabelJoin};
+use crate::plan::{Plan, window_of};
+use crate::windows::{GroupRows, WindowGroup, evaluate, take_rows};
+use crate::{FeatureError, LabelCounts};
+
+/// SQL compiled over a relation, and all that its windows remember.
+pub struct FeatureEngine {
+    relation: Arc<Relation>,
+    schema: FeatureSchema,
+    scored: Vec<bool>,
+    labels: Option<LabelJoin>,
+    entities: Vec<EntityKeys>,
+    groups: Vec<WindowGroup>,
+    outputs: Outputs,
+}
+
+/// One entity's keys.
+struct EntityKeys {
+    column: usize,
+    encoder: KeyEncoder,
+    index: KeyIndex,
+}
+
+/// The expressions of the SELECT list over event columns and window results.
+struct Outputs {
+    /// The relation's columns that are read.
+    base: Vec<usize>,
+    windows: usize,
+    input: SchemaRef,
+    exprs: Vec<Arc<dyn PhysicalExpr>>,
+    schema: SchemaRef,
+}
+
+impl FeatureEngine {
+    /// Plans and compiles `sql` over the relation `events`.
+    ///
+    /// # Errors
+    /// [`FeatureError::Sql`] for what DataFusion refuses, [`FeatureError::Refused`] for what cannot run
+    /// on one event at a time, [`FeatureError::Relation`] where the relation's roles have no column.
+    pub fn new(relation: Arc<Relation>, sql: &str) -> Result<Self, FeatureError> {
+        let plan = Plan::new(sql, &relation.schema)?;
+        let entities =
+            (relation.entities.iter())
+                .map(|entity| {
+                    let column = relation.schema.index_of(&entity.key).map_err(|_| {
+                        FeatureError::Relation {
+                            column: entity.key.clone(),
+                            role: format!("the key of the entity `{}`", entity.name),
+                        }
+                    })?;
+                    let data_type = relation.schema.field(column).data_type().clone();
+                    let encoder = KeyEncoder::new(&[data_type])?;
+                    Ok(EntityKeys {
+                        column,
+                        encoder,
+                        index: KeyIndex::default(),
+                    })
+                })
+                .collect::<Result<Vec<_>, FeatureError>>()?;
+        let labels = LabelJoin::of(&relation, plan.key_columns(&relation))?;
+        let groups = WindowGroup::of(&plan, &relation)?;
+        let outputs = Outputs::of(&plan, &relation.schema)?;
+        let fields = (plan.outputs.iter().zip(outputs.schema.fields()))
+            .map(|(output, field)| {
+                let (entity, from_label) = lineage(&output.expr, &plan, &relation);
+                FeatureField {
+                    name: output.name.clone(),
+                    data_type: field.data_type().clone(),
+                    entity,
+                    from_label,
+                }
+            })
+            .collect();
+        let hash = hex::encode(Sha256::digest(sql)).into();
+        Ok(FeatureEngine {
+            schema: FeatureSchema { fields, hash },
+            scored: relation
+                .streams
+                .iter()
+                .map(|stream| stream.scored)
+                .collect(),
+            labels,
+            entities,
+            groups,
+            outputs,
+            relation,
+        })
+    }
+
+    /// The columns of the feature rows.
+    pub fn schema(&self) -> &FeatureSchema {
+        &self.schema
+    }
+
+    /// What became of the label rows so far.
+    pub fn label_counts(&self) -> LabelCounts {
+        self.labels
+            .as_ref()
+            .map(LabelJoin::counts)
+            .unwrap_or_default()
+    }
+
+    /// Takes a batch into the state, row by row, and gives the features of its scored rows. The
+    /// result of a row does not depend on how rows are cut into batches.
+    ///
+    /// # Errors
+    /// [`FeatureError::Batch`] for rows of another relation, [`FeatureError::Evaluate`] where an
+    /// expression fails. The state is then undefined: restore it before going on.
+    pub fn compute(&mut self, batch: &EventBatch) -> Result<FeatureBatch, FeatureError> {
+        let Joined {
+            rows,
+            enters,
+            labels,
+        } = self.join(batch)?;
+        let events = EventBatch {
+            rows,
+            ..batch.clone()
+        };
+        let emits: Vec<bool> = events
+            .streams()
+            .iter()
+            .map(|stream| self.scored[*stream as usize])
+            .collect();
+        let scored: Vec<u32> = (0u32..)
+            .zip(&emits)
+            .filter(|(_, emits)| **emits)
+            .map(|(row, _)| row)
+            .collect();
+        let slots = (self.entities.iter_mut())
+            .map(|entity| entity.slots(&events.rows, &enters))
+            .collect::<Result<Vec<_>, _>>()?;
+
+        let group_rows = GroupRows {
+            rows: &events.rows,
+            times_us: events.event_times_us(),
+            enters: &enters,
+            emits: &emits,
+            slots: &slots,
+        };
+        let results = (self.groups.iter_mut())
+            .map(|group| group.compute(&group_rows))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut late = vec![false; scored.len()];
+        for result in &results {
+            late.iter_mut()
+                .zip(&result.late)
+                .for_each(|(late, behind)| *late |= behind);
+        }
+        let picked = match scored.len() == events.len() {
+            true => None,
+            false => Some(&scored[..]),
+        };
+        let features = self.features(&events.rows, picked, results)?;
+        Ok(FeatureBatch {
+            events,
+            scored,
+            features,
+            slots,
+            labels,
+            late,
+        })
+    }
+
+    /// The features that events of a batch would have if every key were never seen before: each
+    /// window holds the event alone. `picks` are indices into `batch.scored`; one row for each.
+    ///
+    /// # Errors
+    /// [`FeatureError::Evaluate`] where an expression fails.
+    pub fn cold(&self, batch: &FeatureBatch, picks: &[u32]) -> Result<RecordBatch, FeatureError> {
+        let rows: Vec<u32> = picks
+            .iter()
+            .map(|pick| batch.scored[*pick as usize])
+            .collect();
+        let columns = take_rows(batch.events.rows.columns(), &UInt32Array::from(rows))?;
+        let rows = RecordBatch::try_new(batch.events.rows.schema(), columns)?;
+        let all = batch.events.event_times_us();
+        let times_us: Vec<i64> = picks
+            .iter()
+            .map(|pick| all[batch.scored[*pick as usize] as usize])
+            .collect();
+        let results = (self.groups.iter())
+            .map(|group| group.alone(&rows, &times_us))
+            .collect::<Result<Vec<_>, _>>()?;
+        self.features(&rows, None, results)
+    }
+
+    /// All that the fold has come to, by reference.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        snapshot.add_value("shape", self.shape());
+        for (number, entity) in self.entities.iter().enumerate() {
+            entity
+                .index
+                .snapshot(&format!("entity-{number}"), &mut snapshot);
+        }
+        for (number, group) in self.groups.iter().enumerate() {
+            group.snapshot(&format!("window-{number}"), &mut snapshot);
+        }
+        if let Some(labels) = &self.labels {
+            labels.snapshot("labels", &mut snapshot);
+        }
+        snapshot
+    }
+
+    /// Goes on from a snapshot of an engine with the same SQL over the same relation.
+    ///
+    /// # Errors
+    /// [`FeatureError::State`] when it is damaged or of another engine.
+    pub fn restore(&mut self, restored: Restored) -> Result<(), FeatureError> {
+        if restored.section("shape")?.value::<String>()? != self.shape() {
+            return Err(StateError::Mismatch("it is of other features".into()).into());
+        }
+        for (number, entity) in self.entities.iter_mut().enumerate() {
+            entity.index = KeyIndex::restore(restored.section(&format!("entity-{number}"))?)?;
+        }
+        for (number, group) in self.groups.iter_mut().enumerate() {
+            group.restore(&format!("window-{number}"), &restored)?;
+        }
+        if let Some(labels) = &mut self.labels {
+            labels.restore("labels", &restored)?;
+        }
+        Ok(())
+    }
+
+    /// A digest of what gives the state its meaning.
+    fn shape(&self) -> String {
+        let relation = &self.relation;
+        let columns: Vec<_> = (relation.schema.fields().iter())
+            .map(|field| format!("{} {}", field.name(), field.data_type()))
+            .collect();
+        let described = format!(
+            "{} {columns:?} {:?} {:?} {:?} {:?} {}",
+            self.schema.hash,
+            relation.streams,
+            relation.id,
+            relation.entities,
+            relation.labels,
+            relation.lateness_us
+        );
+        hex::encode(Sha256::digest(described))
+    }
+
+    fn join(&mut self, batch: &EventBatch) -> Result<Joined, FeatureError> {
+        let types = |schema: &Schema| -> Vec<_> {
+            schema
+                .fields()
+                .iter()
+                .map(|field| field.data_type().clone())
+                .collect()
+        };
+        let expected = &self.relation.schema;
+        if !Arc::ptr_eq(expected, &batch.rows.schema())
+            && types(expected) != types(&batch.rows.schema())
+        {
+            return Err(FeatureError::Batch);
+        }
+        if batch
+            .streams()
+            .iter()
+            .any(|stream| self.scored.get(*stream as usize).is_none())
+        {
+            return Err(FeatureError::Batch);
+        }
+        match &mut self.labels {
+            Some(labels) => labels.join(batch),
+            None => Ok(Joined {
+                rows: batch.rows.clone(),
+                enters: vec![true; batch.len()],
+                labels: Vec::new(),
+            }),
+        }
+    }
+
+    /// Evaluates the SELECT list; `results` hold the picked rows already.
+    fn features(
+        &self,
+        rows: &RecordBatch,
+        picked: Option<&[u32]>,
+        results: Vec<WindowOutput>,
+    ) -> Result<RecordBatch, FeatureError> {
+        let outputs = &self.outputs;
+        let mut columns: Vec<ArrayRef> = outputs
+            .base
+            .iter()
+            .map(|at| rows.column(*at).clone())
+            .collect();
+        if let Some(picked) = picked {
+            columns = take_rows(&columns, &UInt32Array::from(picked.to_vec()))?;
+        }
+        let count = picked.map_or(rows.num_rows(), <[u32]>::len);
+        let mut windows: Vec<Option<ArrayRef>> = vec![None; outputs.windows];
+        for (group, result) in self.groups.iter().zip(results) {
+            for (window, column) in group.windows().iter().zip(result.columns) {
+                windows[*window] = Some(column);
+            }
+        }
+        columns.extend(windows.into_iter().flatten());
+        let options = RecordBatchOptions::new().with_row_count(Some(count));
+        let input = RecordBatch::try_new_with_options(outputs.input.clone(), columns, &options)?;
+        let features = (outputs.exprs.iter().zip(outputs.schema.fields()))
+            .map(|(expr, field)| evaluate(expr, &input, field.name()))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(RecordBatch::try_new_with_options(
+            outputs.schema.clone(),
+            features,
+            &options,
+        )?)
+    }
+}
+
+impl EntityKeys {
+    /// The slots of the rows that enter and have the key.
+    fn slots(&mut self, rows: &RecordBatch, enters: &[bool]) -> Result<Vec<u32>, FeatureError> {
+        let column = rows.column(self.column);
+        let keys = self.encoder.keys(std::slice::from_ref(column))?;
+        let nulls = column.logical_nulls();
+        let valid = |row: usize| nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row));
+        let index = &mut self.index;
+        Ok((enters.iter().enumerate())
+            .map(|(row, enters)| match *enters && valid(row) {
+                true => keys.with(row, |key| key.map_or(NO_SLOT, |key| index.slot_of(key))),
+                false => NO_SLOT,
+            })
+            .collect())
+    }
+}
+
+impl Outputs {
+    fn of(plan: &Plan, relation: &SchemaRef) -> Result<Self, FeatureError> {
+        let (base, input) = plan.output_schema(relation);
+        let exprs = (plan.outputs.iter())
+            .map(|output| plan.compile(&output.expr, &input))
+            .collect::<Result<Vec<_>, _>>()?;
+        let fields = (plan.outputs.iter().zip(&exprs))
+            .map(|(output, expr)| {
+                let data_type = expr.data_type(&input).map_err(|e| FeatureError::sql(&e))?;
+                Ok(Field::new(&output.name, data_type, true))
+            })
+            .collect::<Result<Vec<_>, FeatureError>>()?;
+        Ok(Outputs {
+            base,
+            windows: plan.windows.len(),
+            input: Arc::new(input),
+            exprs,
+            schema: Arc::new(Schema::new(fields)),
+        })
+    }
+}
+
+/// The entity whose history an expression reads first, and whether it reads the label's value.
+fn lineage(expr: &Expr, plan: &Plan, relation: &Relation) -> (Option<usize>, bool) {
+    let value = relation.labels.as_ref().map(|labels| labels.value.as_str());
+    let reads_label = |expr: &Expr| {
+        expr.column_refs()
+            .iter()
+            .any(|c| Some(c.name.as_str()) == value)
+    };
+    let mut windows = Vec::new();
+    let walked = datafusion::common::tree_node::TreeNode::apply(expr, |expr| {
+        if let Expr::Column(column) = expr
+            && let Some(window) = window_of(&column.name)
+        {
+            windows.push(&plan.windows[window]);
+        }
+        Ok(datafusion::common::tree_node::TreeNodeRecursion::Continue)
+    });
+    walked.expect("the walk itself never fails");
+    let entity = windows.iter().find_map(|window| {
+        relation.entities.iter().position(|entity| {
+            let refs = |key: &Expr| key.column_refs().iter().any(|c| c.name == entity.key);
+            window.partition_by.iter().any(refs)
+        })
+    });
+    let from_label = reads_label(expr)
+        || windows.iter().any(|window| {
+            reads_label(&window.argument)
+                || window.filter.as_ref().is_some_and(reads_label)
+                || window.partition_by.iter().any(reads_label)
+        });
+    (entity, from_label)
+}

@@ -1,0 +1,361 @@
+//! Parity: the engine's features equal a self-join over the accepted order, whatever the batches,
+//! with or without a restart; and DataFusion's own windows wherever event time ascends strictly.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Float64Type};
+use datafusion::datasource::MemTable;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use proptest::prelude::*;
+use proptest::test_runner::Config;
+use sanderling_features::FeatureEngine;
+use sanderling_schemas::{EventBatch, FeatureBatch, KnownLabel};
+use sanderling_state::Restored;
+
+use crate::stream::{HORIZON_US, HOUR_US, LATENESS_US, Row, batch, relation, rows};
+
+/// A window: name, key, hours from and until which it looks back.
+const WINDOWS: [(&str, &str, i64, i64); 6] = [
+    ("card_1h", "card_id", 1, 0),
+    ("card_1d", "card_id", 24, 0),
+    ("card_3d", "card_id", 72, 0),
+    ("card_past", "card_id", 48, 5),
+    ("terminal_2d", "terminal_id", 48, 0),
+    ("terminal_past", "terminal_id", 60, 24),
+];
+
+/// An aggregate and its window; `$` stands before each column.
+const AGGREGATES: [(&str, &str); 27] = [
+    ("count($amount)", "card_1h"),
+    ("sum($amount)", "card_1h"),
+    ("stddev($amount)", "card_1h"),
+    ("count($amount)", "card_1d"),
+    ("avg($amount)", "card_1d"),
+    ("min($amount)", "card_1d"),
+    ("max($amount)", "card_1d"),
+    ("sum($units)", "card_1d"),
+    ("avg($units)", "card_1d"),
+    ("var_pop($units)", "card_1d"),
+    ("max($speed)", "card_1d"),
+    ("sum($speed)", "card_3d"),
+    ("avg($speed)", "card_3d"),
+    ("stddev($speed)", "card_3d"),
+    ("stddev_pop($amount)", "card_3d"),
+    ("min($units)", "card_3d"),
+    ("sum($is_fraud)", "card_3d"),
+    ("count(*) FILTER (WHERE $amount > 500)", "card_3d"),
+    ("sum($amount)", "card_past"),
+    ("max($units)", "card_past"),
+    ("sum($is_fraud)", "terminal_2d"),
+    ("avg($is_fraud)", "terminal_2d"),
+    ("count($is_fraud)", "terminal_2d"),
+    ("min($speed)", "terminal_2d"),
+    ("avg($amount) FILTER (WHERE $units > 0)", "terminal_2d"),
+    ("sum($is_fraud)", "terminal_past"),
+    ("var($amount)", "terminal_past"),
+];
+
+fn features_sql() -> String {
+    let features: Vec<String> = (AGGREGATES.iter().enumerate())
+        .map(|(n, (call, window))| format!("{} OVER {window} AS f{n}", call.replace('$', "")))
+        .collect();
+    let windows: Vec<String> = WINDOWS
+        .iter()
+        .map(|(name, key, from, until)| {
+            let until = match until {
+                0 => "CURRENT ROW".to_string(),
+                hours => format!("INTERVAL '{hours} hours' PRECEDING"),
+            };
+            format!(
+                "{name} AS (PARTITION BY {key} ORDER BY event_time RANGE BETWEEN \
+                 INTERVAL '{from} hours' PRECEDING AND {until})"
+            )
+        })
+        .collect();
+    format!(
+        "SELECT event_time, tx_id, {}, amount / nullif(avg(amount) OVER card_1d, 0) AS ratio \
+         FROM events WINDOW {}",
+        features.join(", "),
+        windows.join(", ")
+    )
+}
+
+/// Runs SQL over one table.
+fn query(table: &str, rows: RecordBatch, sql: &str) -> RecordBatch {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let context =
+            SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
+        let schema = rows.schema();
+        let source = MemTable::try_new(schema, vec![vec![rows]]).unwrap();
+        context.register_table(table, Arc::new(source)).unwrap();
+        let frame = context.sql(sql).await.unwrap();
+        let schema = frame.schema().as_arrow().clone();
+        let batches = frame.collect().await.unwrap();
+        concat_batches(&Arc::new(schema), &batches).unwrap()
+    })
+}
+
+/// The accepted order as a table: labels joined to their payments the slow way, those that tell
+/// nothing left out, and for each row the newest time of its card and terminal so far.
+fn accepted(all: &[Row]) -> (RecordBatch, Vec<KnownLabel>) {
+    let mut kept: Vec<(i64, Row)> = Vec::new();
+    let mut known = Vec::new();
+    let mut said: HashMap<i64, i64> = HashMap::new();
+    let mut newest: Option<i64> = None;
+    for (sequence, row) in all.iter().enumerate() {
+        let step = |newest: i64| newest.max(row.time_us.min(newest + HOUR_US));
+        newest = Some(newest.map_or(row.time_us, step));
+        let mut row = row.clone();
+        if row.label {
+            let of = all[..sequence]
+                .iter()
+                .position(|other| !other.label && other.id == row.id);
+            let Some(of) = of else { continue };
+            let reach = (newest.unwrap() - HORIZON_US - LATENESS_US).max(row.time_us - HORIZON_US);
+            if all[of].time_us < reach || said.get(&row.id) == row.is_fraud.as_ref() {
+                continue;
+            }
+            let reversal = said.insert(row.id, row.is_fraud.unwrap()).is_some();
+            known.push(KnownLabel {
+                row: sequence as u32,
+                of: sanderling_schemas::Sequence(of as u64),
+                value: row.is_fraud.unwrap() as f32,
+                reversal,
+            });
+            (row.card, row.terminal) = (all[of].card, all[of].terminal);
+        }
+        kept.push((sequence as i64, row));
+    }
+    let rows: Vec<Row> = kept.iter().map(|(_, row)| row.clone()).collect();
+    let table = batch(&relation(true), &rows).rows;
+    let newest_of = |key: fn(&Row) -> Option<u8>| -> arrow::array::Int64Array {
+        (0..rows.len())
+            .map(|at| {
+                rows[..=at]
+                    .iter()
+                    .filter(|r| key(r) == key(&rows[at]))
+                    .map(|r| r.time_us)
+                    .max()
+            })
+            .collect()
+    };
+    let sequences: arrow::array::Int64Array = kept.iter().map(|(s, _)| Some(*s)).collect();
+    let times: arrow::array::Int64Array = rows.iter().map(|row| Some(row.time_us)).collect();
+    let columns: Vec<(&str, arrow::array::ArrayRef)> = vec![
+        ("sequence", Arc::new(sequences)),
+        ("t", Arc::new(times)),
+        ("newest_card_id", Arc::new(newest_of(|row| row.card))),
+        (
+            "newest_terminal_id",
+            Arc::new(newest_of(|row| row.terminal)),
+        ),
+    ];
+    let mut fields = table.schema().fields().to_vec();
+    let mut arrays = table.columns().to_vec();
+    for (name, column) in columns {
+        fields.push(Arc::new(arrow::datatypes::Field::new(
+            name,
+            DataType::Int64,
+            true,
+        )));
+        arrays.push(column);
+    }
+    let schema = Arc::new(arrow::datatypes::Schema::new(fields));
+    (RecordBatch::try_new(schema, arrays).unwrap(), known)
+}
+
+/// The self-join: all aggregates of one window for each payment.
+fn self_join(table: &RecordBatch, window: (&str, &str, i64, i64)) -> RecordBatch {
+    let (name, key, from, until) = window;
+    let calls: Vec<String> = (AGGREGATES.iter().enumerate())
+        .filter(|(_, (_, over))| *over == name)
+        .map(|(n, (call, _))| format!("{} AS f{n}", call.replace('$', "h.")))
+        .collect();
+    let (from, until) = (from * HOUR_US, until * HOUR_US);
+    let sql = format!(
+        "SELECT e.sequence, {} FROM r e LEFT JOIN r h \
+         ON h.{key} IS NOT DISTINCT FROM e.{key} AND h.sequence <= e.sequence \
+         AND h.t BETWEEN e.t - {from} AND e.t - {until} \
+         AND h.t >= e.newest_{key} - {from} - {LATENESS_US} \
+         WHERE e.stream = 'payments' GROUP BY e.sequence ORDER BY e.sequence",
+        calls.join(", ")
+    );
+    query("r", table.clone(), &sql)
+}
+
+/// Exact for integers and decimals; doubles to 1e-9 of their size.
+fn same(name: &str, ours: &dyn Array, theirs: &dyn Array) {
+    assert_eq!(ours.data_type(), theirs.data_type(), "{name}");
+    assert_eq!(ours.len(), theirs.len(), "{name}");
+    if *ours.data_type() != DataType::Float64 {
+        assert_eq!(ours, theirs, "{name}");
+        return;
+    }
+    let (ours, theirs) = (
+        ours.as_primitive::<Float64Type>(),
+        theirs.as_primitive::<Float64Type>(),
+    );
+    for (row, (one, other)) in ours.iter().zip(theirs).enumerate() {
+        match (one, other) {
+            (Some(one), Some(other)) => {
+                let size = one.abs().max(other.abs());
+                assert!(
+                    (one - other).abs() <= 1e-9 * size + 1e-5 * f64::from(size < 1e-3),
+                    "{name}, row {row}: {one} {other}"
+                );
+            }
+            _ => assert_eq!(one, other, "{name}, row {row}"),
+        }
+    }
+}
+
+/// The engine's output over all batches as one.
+#[derive(Debug, PartialEq)]
+struct Folded {
+    features: RecordBatch,
+    slots: Vec<Vec<u32>>,
+    labels: Vec<KnownLabel>,
+    late: Vec<bool>,
+}
+
+fn fold(engine: &mut FeatureEngine, whole: &EventBatch, ends: &[usize]) -> Vec<FeatureBatch> {
+    let mut from = 0;
+    (ends.iter().chain(std::iter::once(&whole.len())))
+        .filter_map(|&end| {
+            let len = end.min(whole.len()).saturating_sub(from);
+            let part = whole.slice(from, len);
+            from += len;
+            (len > 0).then(|| engine.compute(&part).unwrap())
+        })
+        .collect()
+}
+
+fn joined(batches: Vec<FeatureBatch>) -> Folded {
+    let schema = batches[0].features.schema();
+    let features = concat_batches(&schema, batches.iter().map(|b| &b.features)).unwrap();
+    let mut slots = vec![Vec::new(); batches[0].slots.len()];
+    let mut labels = Vec::new();
+    let mut late = Vec::new();
+    for batch in &batches {
+        slots
+            .iter_mut()
+            .zip(&batch.slots)
+            .for_each(|(all, some)| all.extend(some));
+        let from = batch.events.sequence.0 as u32;
+        labels.extend(batch.labels.iter().map(|l| KnownLabel {
+            row: l.row + from,
+            ..*l
+        }));
+        late.extend(&batch.late);
+    }
+    Folded {
+        features,
+        slots,
+        labels,
+        late,
+    }
+}
+
+fn engine(labels: bool) -> FeatureEngine {
+    FeatureEngine::new(relation(labels), &features_sql()).unwrap()
+}
+
+proptest! {
+    #![proptest_config(Config { cases: 24, failure_persistence: None, ..Config::default() })]
+
+    #[test]
+    fn features_equal_the_self_join(rows in rows(160, false)) {
+        let relation = relation(true);
+        let whole = batch(&relation, &rows);
+        let ours = joined(fold(&mut engine(true), &whole, &[]));
+        let (table, known) = accepted(&rows);
+        prop_assert_eq!(&ours.labels, &known);
+        for window in WINDOWS {
+            let theirs = self_join(&table, window);
+            for field in theirs.schema().fields().iter().skip(1) {
+                let one = ours.features.column_by_name(field.name()).unwrap();
+                same(field.name(), one, theirs.column_by_name(field.name()).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn batches_and_restarts_change_nothing(
+        rows in rows(300, false),
+        mut ends in prop::collection::vec(1usize..300, 0..12),
+        restart in 0usize..13,
+    ) {
+        ends.sort_unstable();
+        let whole = batch(&relation(true), &rows);
+        let unbroken = joined(fold(&mut engine(true), &whole, &[]));
+        let mut first = engine(true);
+        prop_assert_eq!(&joined(fold(&mut first, &whole, &ends)), &unbroken);
+
+        let middle = ends.get(restart).copied().unwrap_or(0).min(whole.len());
+        let mut before = engine(true);
+        let mut batches = match middle {
+            0 => Vec::new(),
+            _ => fold(&mut before, &whole.slice(0, middle), &ends),
+        };
+        let snapshot = before.snapshot();
+        // What comes after the snapshot must not show in it.
+        if middle > 0 && middle < whole.len() {
+            fold(&mut before, &whole.slice(middle, whole.len() - middle), &[]);
+        }
+        let mut file = Vec::new();
+        snapshot.write_arrow(&mut file).unwrap();
+        let mut after = engine(true);
+        after.restore(Restored::read_arrow(file.as_slice()).unwrap()).unwrap();
+        if middle < whole.len() {
+            batches.extend(fold(&mut after, &whole.slice(middle, whole.len() - middle), &[]));
+        }
+        prop_assert_eq!(after.label_counts(), first.label_counts());
+        prop_assert_eq!(&joined(batches), &unbroken);
+    }
+
+    #[test]
+    fn ordered_streams_equal_datafusion(rows in rows(200, true)) {
+        let whole = batch(&relation(false), &rows);
+        let ours = joined(fold(&mut engine(false), &whole, &[])).features;
+        let sql = format!("SELECT * FROM ({}) ORDER BY event_time", features_sql());
+        let theirs = query("events", whole.rows, &sql);
+        for field in theirs.schema().fields() {
+            let one = ours.column_by_name(field.name()).unwrap();
+            same(field.name(), one, theirs.column_by_name(field.name()).unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_cold_event_sees_itself_alone() {
+    let mut rows: Vec<Row> = Vec::new();
+    for n in 0..20 {
+        rows.push(Row {
+            time_us: n * HOUR_US / 4,
+            label: false,
+            id: n,
+            card: Some(0),
+            terminal: Some(0),
+            amount: Some(100 + n),
+            speed: Some(1.0),
+            units: Some(n),
+            is_fraud: None,
+        });
+    }
+    let relation = relation(true);
+    let mut warm = engine(true);
+    let features = warm.compute(&batch(&relation, &rows)).unwrap();
+    let cold = warm.cold(&features, &[3, 19]).unwrap();
+    for (at, row) in [3usize, 19].into_iter().enumerate() {
+        let alone = engine(true)
+            .compute(&batch(&relation, &rows[row..=row]))
+            .unwrap();
+        assert_eq!(cold.slice(at, 1), alone.features);
+    }
+}

@@ -50,7 +50,8 @@ SELECT
   sum(amount) OVER device_1d                                          AS device_sum_1d,
   amount / nullif(avg(amount) OVER device_30d, 0)                     AS amount_to_device_mean_30d,
   (date_part('epoch', event_time)
-    - min(date_part('epoch', event_time)) OVER device_30d) / 86400    AS device_age_days,
+    - min(CASE WHEN amount IS NOT NULL THEN date_part('epoch', event_time) END) OVER device_30d)
+    / 86400                                                           AS device_age_days,
   coalesce(sum(is_fraud) OVER device_7d, 0)                           AS device_frauds_7d,
   coalesce(sum(is_fraud) OVER device_30d, 0)                          AS device_frauds_30d
 FROM events

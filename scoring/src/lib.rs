@@ -1,1 +1,43 @@
+//! Scoring: feature rows to calibrated scores.
+//!
+//! A model remembers. The first entity of an event (a card, a machine) has an LSTM carry and
+//! attention over its last events; every other endpoint (a terminal, a device) has a carry that
+//! advances when an event's label becomes known, and attention over its most recent events. One
+//! event costs O(1): no history is run again.
+//!
+//! [`Scorer`] folds a [`ServedModel`] over feature batches. [`Model::forward`] is the pure part:
+//! features and context in, scores out. [`train`] makes a model from a [`Recording`];
+//! [`evaluate`] does so fold after fold and measures what comes out.
 
+mod architecture;
+mod attention;
+mod calibration;
+mod cells;
+mod error;
+mod evaluation;
+mod first_stage;
+mod front;
+mod inputs;
+mod kernels;
+mod manifest;
+mod memory;
+pub mod metrics;
+mod options;
+mod recording;
+mod scorer;
+mod served;
+mod train;
+mod weights;
+
+pub use error::ScoringError;
+pub use evaluation::{Evaluation, EvaluationPlan, FoldReport, FoldScore, evaluate};
+pub use inputs::{Group, Model, ModelInputs, feature_matrix};
+pub use manifest::{
+    Calibration, Manifest, ManifestGroup, ManifestInput, RungCalibrations, TrainingMetrics,
+    TrainingRange,
+};
+pub use options::{ModelOptions, TrainingOptions};
+pub use recording::{RecordedLabel, Recording};
+pub use scorer::{Scored, Scorer};
+pub use served::ServedModel;
+pub use train::{TrainingPlan, TrainingProgress, train};

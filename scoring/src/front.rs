@@ -1,0 +1,408 @@
+//! The numeric front: raw features to numbers that a network can take.
+//!
+//! A feature becomes `v = sign(x) ln(1 + |x|)`; from it a z-score clipped at 5, a missing flag and
+//! a piecewise-linear embedding (Gorishniy et al. 2022, "On embeddings for numerical features",
+//! equation 1) over quantile bins with extra edges in the upper tail. The statistics come from the
+//! training rows alone.
+
+use crate::architecture::{Architecture, TAIL_QUANTILES};
+use crate::error::ScoringError;
+use crate::kernels::activation;
+use crate::weights::Weights;
+
+/// Largest z-score.
+const CLIP: f32 = 5.0;
+/// Beyond any logarithm of an f32; infinities end here.
+const LOG_LIMIT: f32 = 100.0;
+
+/// Statistics of the inputs.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Front {
+    /// Columns of a feature row.
+    columns: usize,
+    /// Columns that are inputs.
+    inputs: Vec<usize>,
+    mean: Vec<f32>,
+    /// Standard deviation; 1 where the input is constant.
+    deviation: Vec<f32>,
+    /// inputs x (bins + 1), ascending and distinct, then infinity.
+    edges: Vec<f32>,
+    bins: usize,
+    /// Median of each column in its own units, NaN where most are NULL.
+    medians: Vec<f32>,
+}
+
+/// Inputs after the front, rows x inputs each.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Standardised {
+    /// Signed logarithm; NaN where missing.
+    pub(crate) logs: Vec<f32>,
+    /// Clipped z-score; 0 where missing.
+    pub(crate) z: Vec<f32>,
+    /// 1 where missing.
+    pub(crate) missing: Vec<f32>,
+}
+
+impl Standardised {
+    /// All the rows, borrowed.
+    pub(crate) fn all(&self) -> StandardisedRows<'_> {
+        StandardisedRows {
+            logs: &self.logs,
+            z: &self.z,
+            missing: &self.missing,
+        }
+    }
+}
+
+impl<'a> StandardisedRows<'a> {
+    /// `len` of these rows from row `from`.
+    pub(crate) fn slice(&self, from: usize, len: usize, width: usize) -> StandardisedRows<'a> {
+        let range = from * width..(from + len) * width;
+        StandardisedRows {
+            logs: &self.logs[range.clone()],
+            z: &self.z[range.clone()],
+            missing: &self.missing[range],
+        }
+    }
+}
+
+/// Some rows of [`Standardised`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StandardisedRows<'a> {
+    pub(crate) logs: &'a [f32],
+    pub(crate) z: &'a [f32],
+    pub(crate) missing: &'a [f32],
+}
+
+/// `sign(x) ln(1 + |x|)`; NaN stays NaN.
+fn signed_log(x: f32) -> f32 {
+    let log = x.abs().ln_1p().copysign(x);
+    if log.abs() > LOG_LIMIT {
+        LOG_LIMIT.copysign(x)
+    } else {
+        log
+    }
+}
+
+/// The value at quantile `q` of ascending `sorted`, between ranks linearly.
+fn quantile(sorted: &[f32], q: f64) -> f32 {
+    let at = q * (sorted.len() - 1) as f64;
+    let (low, part) = (at.floor() as usize, at.fract());
+    let high = (low + 1).min(sorted.len() - 1);
+    (f64::from(sorted[low]) * (1.0 - part) + f64::from(sorted[high]) * part) as f32
+}
+
+impl Front {
+    /// Statistics of `rows`, each a feature row of the schema's columns.
+    pub(crate) fn fit<'a>(
+        shape: &Architecture,
+        rows: impl Iterator<Item = &'a [f32]> + Clone,
+    ) -> Self {
+        let bins = shape.bins();
+        let mut quantiles: Vec<f64> = (0..shape.options.bins)
+            .map(|i| i as f64 / shape.options.bins as f64)
+            .chain(TAIL_QUANTILES)
+            .chain([1.0])
+            .collect();
+        quantiles.sort_by(f64::total_cmp);
+        let mut medians = vec![f32::NAN; shape.columns];
+        for (column, median) in medians.iter_mut().enumerate() {
+            let mut values: Vec<f32> = rows.clone().map(|row| row[column]).collect();
+            let all = values.len();
+            values.retain(|x| !x.is_nan());
+            values.sort_by(f32::total_cmp);
+            if 2 * values.len() > all {
+                *median = quantile(&values, 0.5);
+            }
+        }
+        let (mut mean, mut deviation, mut edges) = (Vec::new(), Vec::new(), Vec::new());
+        for &column in &shape.inputs {
+            let mut logs: Vec<f32> = rows
+                .clone()
+                .map(|row| signed_log(row[column]))
+                .filter(|x| !x.is_nan())
+                .collect();
+            logs.sort_by(f32::total_cmp);
+            let n = logs.len().max(1) as f64;
+            let average = logs.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
+            let variance = logs
+                .iter()
+                .map(|&x| (f64::from(x) - average).powi(2))
+                .sum::<f64>()
+                / n;
+            mean.push(average as f32);
+            deviation.push(if variance.sqrt() > 1e-6 {
+                variance.sqrt() as f32
+            } else {
+                1.0
+            });
+            let mut own: Vec<f32> = match logs.is_empty() {
+                true => Vec::new(),
+                false => quantiles.iter().map(|&q| quantile(&logs, q)).collect(),
+            };
+            own.dedup_by(|b, a| *b - *a <= 1e-6);
+            own.resize(bins + 1, f32::INFINITY);
+            edges.extend(own);
+        }
+        Self {
+            columns: shape.columns,
+            inputs: shape.inputs.clone(),
+            mean,
+            deviation,
+            edges,
+            bins,
+            medians,
+        }
+    }
+
+    pub(crate) fn load(shape: &Architecture, weights: &Weights) -> Result<Self, ScoringError> {
+        let (n, bins) = (shape.inputs.len(), shape.bins());
+        Ok(Self {
+            columns: shape.columns,
+            inputs: shape.inputs.clone(),
+            mean: weights.get("front.mean", &[n])?.to_vec(),
+            deviation: weights.get("front.deviation", &[n])?.to_vec(),
+            edges: weights.get("front.edges", &[n, bins + 1])?.to_vec(),
+            bins,
+            medians: weights.get("front.medians", &[shape.columns])?.to_vec(),
+        })
+    }
+
+    pub(crate) fn store(&self, weights: &mut Weights) {
+        let n = self.inputs.len();
+        weights.insert("front.mean", &[n], self.mean.clone());
+        weights.insert("front.deviation", &[n], self.deviation.clone());
+        weights.insert("front.edges", &[n, self.bins + 1], self.edges.clone());
+        weights.insert("front.medians", &[self.columns], self.medians.clone());
+    }
+
+    pub(crate) fn medians(&self) -> &[f32] {
+        &self.medians
+    }
+
+    /// The inputs of `features`, rows x columns.
+    pub(crate) fn standardise(&self, features: &[f32]) -> Standardised {
+        let cells = features.len() / self.columns * self.inputs.len();
+        let mut out = Standardised {
+            logs: Vec::with_capacity(cells),
+            z: Vec::with_capacity(cells),
+            missing: Vec::with_capacity(cells),
+        };
+        for row in features.chunks_exact(self.columns) {
+            for (i, &column) in self.inputs.iter().enumerate() {
+                let log = signed_log(row[column]);
+                let z = ((log - self.mean[i]) / self.deviation[i]).clamp(-CLIP, CLIP);
+                out.logs.push(log);
+                out.z.push(if log.is_nan() { 0.0 } else { z });
+                out.missing.push(if log.is_nan() { 1.0 } else { 0.0 });
+            }
+        }
+        out
+    }
+
+    /// The piecewise-linear code of one log value of input `input`: bins numbers in [0, 1].
+    pub(crate) fn encode(&self, input: usize, log: f32, code: &mut [f32]) {
+        let edges = &self.edges[input * (self.bins + 1)..][..self.bins + 1];
+        for (bin, cell) in code.iter_mut().enumerate() {
+            let (low, high) = (edges[bin], edges[bin + 1]);
+            *cell = if log.is_nan() || !high.is_finite() {
+                0.0
+            } else {
+                ((log - low) * (1.0 / (high - low))).clamp(0.0, 1.0)
+            };
+        }
+    }
+}
+
+/// The embeddings of some of the inputs as tables: bins below a value add up to a stored sum, so
+/// that a value costs one row of a table however many bins there are.
+#[derive(Debug, Clone)]
+pub(crate) struct Embedding {
+    /// Inputs, as indices into the front's.
+    inputs: Vec<usize>,
+    /// All inputs of the front.
+    width: usize,
+    size: usize,
+    bins: usize,
+    /// inputs x (bins + 1).
+    edges: Vec<f32>,
+    /// 1 / width of each bin; 0 past the last edge.
+    inverse: Vec<f32>,
+    /// inputs x (bins + 1) x size: bias and all bins below.
+    base: Vec<f32>,
+    /// inputs x (bins + 1) x size.
+    slope: Vec<f32>,
+    /// inputs x size, for a missing value.
+    bias: Vec<f32>,
+}
+
+impl Embedding {
+    /// Tables for `inputs` from the tensors `{name}.weight` and `{name}.bias`.
+    pub(crate) fn load(
+        front: &Front,
+        inputs: &[usize],
+        size: usize,
+        weights: &Weights,
+        name: &str,
+    ) -> Result<Self, ScoringError> {
+        let (n, bins) = (inputs.len(), front.bins);
+        let weight = weights.get(&format!("{name}.weight"), &[n, bins, size])?;
+        let bias = weights.get(&format!("{name}.bias"), &[n, size])?;
+        let (mut edges, mut inverse, mut base, mut slope) = (vec![], vec![], vec![], vec![]);
+        for (i, &input) in inputs.iter().enumerate() {
+            let own = &front.edges[input * (bins + 1)..][..bins + 1];
+            let mut sum = bias[i * size..][..size].to_vec();
+            for bin in 0..=bins {
+                let real = bin < bins && own[bin + 1].is_finite();
+                edges.push(own[bin]);
+                inverse.push(if real {
+                    1.0 / (own[bin + 1] - own[bin])
+                } else {
+                    0.0
+                });
+                base.extend_from_slice(&sum);
+                if real {
+                    let row = &weight[(i * bins + bin) * size..][..size];
+                    slope.extend_from_slice(row);
+                    sum.iter_mut().zip(row).for_each(|(s, w)| *s += w);
+                } else {
+                    slope.extend(std::iter::repeat_n(0.0, size));
+                }
+            }
+        }
+        let (inputs, width) = (inputs.to_vec(), front.inputs.len());
+        Ok(Self {
+            inputs,
+            width,
+            size,
+            bins,
+            edges,
+            inverse,
+            base,
+            slope,
+            bias: bias.to_vec(),
+        })
+    }
+
+    /// Numbers in an embedded row.
+    pub(crate) fn embedded(&self) -> usize {
+        self.inputs.len() * (self.size + 2)
+    }
+
+    /// Writes the embedded form of each row into the first [`Embedding::embedded`] cells of a row
+    /// of `out`, whose rows are `stride` apart: embeddings, z-scores, missing flags.
+    pub(crate) fn fill(&self, rows: StandardisedRows<'_>, out: &mut [f32], stride: usize) {
+        let (n, size) = (self.inputs.len(), self.size);
+        let sources = rows
+            .logs
+            .chunks_exact(self.width)
+            .zip(rows.z.chunks_exact(self.width))
+            .zip(rows.missing.chunks_exact(self.width));
+        for (((logs, z), missing), out) in sources.zip(out.chunks_mut(stride)) {
+            for (i, &input) in self.inputs.iter().enumerate() {
+                let cell = &mut out[i * size..(i + 1) * size];
+                let log = logs[input];
+                if log.is_nan() {
+                    cell.copy_from_slice(&self.bias[i * size..][..size]);
+                } else {
+                    let edges = &self.edges[i * (self.bins + 1)..][..self.bins + 1];
+                    let bin = edges[1..]
+                        .iter()
+                        .map(|&edge| usize::from(edge <= log))
+                        .sum::<usize>();
+                    let at = i * (self.bins + 1) + bin;
+                    let part = match self.inverse[at] {
+                        0.0 => 0.0,
+                        inverse => ((log - edges[bin]) * inverse).clamp(0.0, 1.0),
+                    };
+                    let base = &self.base[at * size..][..size];
+                    let slope = &self.slope[at * size..][..size];
+                    for (cell, (base, slope)) in cell.iter_mut().zip(base.iter().zip(slope)) {
+                        *cell = base + part * slope;
+                    }
+                }
+                out[n * size + i] = z[input];
+                out[n * (size + 1) + i] = missing[input];
+            }
+            activation::relu(&mut out[..n * size]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::DataType;
+    use sanderling_schemas::{FeatureField, FeatureSchema};
+
+    use super::*;
+    use crate::options::ModelOptions;
+
+    fn shape() -> Architecture {
+        let field = |name: &str| FeatureField {
+            name: name.to_string(),
+            data_type: DataType::Float64,
+            entity: None,
+            from_label: false,
+        };
+        let fields = vec![field("a"), field("b"), field("constant")];
+        let schema = FeatureSchema {
+            fields,
+            hash: "x".into(),
+        };
+        Architecture::new(&ModelOptions::default(), &schema, &["card".to_string()]).unwrap()
+    }
+
+    #[test]
+    fn tables_equal_the_code_times_the_weights() {
+        let shape = shape();
+        let rows: Vec<[f32; 3]> = (0..500)
+            .map(|i| {
+                let x = i as f32;
+                [
+                    x * x - 1000.0,
+                    if i % 3 == 0 { f32::NAN } else { (i % 2) as f32 },
+                    7.0,
+                ]
+            })
+            .collect();
+        let front = Front::fit(&shape, rows.iter().map(|r| r.as_slice()));
+        let (n, bins, size) = (3, shape.bins(), 4);
+        let weight: Vec<f32> = (0..n * bins * size)
+            .map(|i| ((i * 37 % 19) as f32 - 9.0) * 0.1)
+            .collect();
+        let bias: Vec<f32> = (0..n * size).map(|i| (i as f32 - 5.0) * 0.1).collect();
+        let mut weights = Weights::default();
+        weights.insert("e.weight", &[n, bins, size], weight.clone());
+        weights.insert("e.bias", &[n, size], bias.clone());
+        let embedding = Embedding::load(&front, &[0, 1, 2], size, &weights, "e").unwrap();
+        let mut probe: Vec<f32> = rows.iter().flatten().copied().collect();
+        probe.extend([-1e9, 0.5, 8.0, f32::INFINITY, -3.0, f32::NEG_INFINITY]);
+        let standard = front.standardise(&probe);
+        assert!(standard.z.iter().all(|z| z.abs() <= CLIP));
+        let stride = embedding.embedded();
+        let mut out = vec![0.0; probe.len() / 3 * stride];
+        embedding.fill(standard.all(), &mut out, stride);
+        let mut code = vec![0.0; bins];
+        for (row, out) in out.chunks_exact(stride).enumerate() {
+            for input in 0..n {
+                let log = standard.logs[row * n + input];
+                front.encode(input, log, &mut code);
+                for d in 0..size {
+                    let sum: f64 = (0..bins)
+                        .map(|b| {
+                            f64::from(code[b]) * f64::from(weight[(input * bins + b) * size + d])
+                        })
+                        .sum();
+                    let wanted = (sum + f64::from(bias[input * size + d])).max(0.0);
+                    let found = f64::from(out[input * size + d]);
+                    assert!(
+                        (wanted - found).abs() < 1e-5,
+                        "row {row} input {input}: {wanted} {found}"
+                    );
+                }
+            }
+        }
+        assert!(front.medians()[1] == 0.0 || front.medians()[1] == 1.0);
+        assert_eq!(front.medians()[2], 7.0);
+    }
+}

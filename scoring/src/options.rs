@@ -1,0 +1,268 @@
+//! What a model is made of and how it is trained; the `model:` section of `pipeline.yaml`.
+
+use sanderling_schemas::{FeatureSchema, Output};
+use serde::{Deserialize, Serialize};
+
+use crate::error::ScoringError;
+
+/// Sizes of a model, and which parts of it there are.
+///
+/// Every key has a default; unknown keys are refused.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelOptions {
+    /// What the score means.
+    pub output: Output,
+    /// Endpoint memory on or off. Off, the full rung is the model without graph.
+    pub graph: bool,
+    /// Globs (`*` and `?`) of feature names that the model does not see.
+    pub exclude: Vec<String>,
+    /// Quantile bins of a feature's piecewise-linear embedding.
+    pub bins: usize,
+    /// Dimensions of a feature's piecewise-linear embedding.
+    pub embedding: usize,
+    /// Hidden units of the first stage.
+    pub first_stage: usize,
+    /// Numbers by which an event is remembered.
+    pub token: usize,
+    /// Hidden units of the first entity's LSTM.
+    pub lstm: usize,
+    /// Hidden units of an endpoint's GRU over known labels.
+    pub gru: usize,
+    /// Events of the first entity that attention looks over (L).
+    pub own_events: usize,
+    /// Events of an endpoint that attention looks over (K).
+    pub endpoint_events: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Dimensions of a head.
+    pub head_size: usize,
+    /// Units of the two hidden layers of the head.
+    pub hidden: [usize; 2],
+    /// How it is trained.
+    pub training: TrainingOptions,
+}
+
+impl Default for ModelOptions {
+    fn default() -> Self {
+        Self {
+            output: Output::LogOdds,
+            graph: true,
+            exclude: Vec::new(),
+            bins: 12,
+            embedding: 4,
+            first_stage: 48,
+            token: 24,
+            lstm: 32,
+            gru: 16,
+            own_events: 16,
+            endpoint_events: 16,
+            heads: 4,
+            head_size: 4,
+            hidden: [128, 64],
+            training: TrainingOptions::default(),
+        }
+    }
+}
+
+/// How a model is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainingOptions {
+    /// Passes over the gradient rows; unset: 16, or 10 beyond 300,000 rows.
+    pub epochs: Option<usize>,
+    /// Rows of a gradient step; unset: 256, or 512 beyond 300,000 rows.
+    pub batch: Option<usize>,
+    /// Share of the negatives drawn anew each epoch, reweighted; unset: 0.3, or 0.1 beyond 300,000
+    /// rows.
+    pub negatives: Option<f64>,
+    /// Peak learning rate of AdamW.
+    pub rate: f64,
+    /// Decoupled weight decay, on matrices only.
+    pub decay: f64,
+    /// Share of the steps over which the rate warms up; a cosine follows.
+    pub warm_up: f64,
+    /// Largest global norm of a gradient.
+    pub clip: f64,
+    /// Decay of the moving average of the weights.
+    pub average: f64,
+    /// Exponent of the focal loss; 0 is cross-entropy.
+    pub focal: f64,
+    /// Share of hidden units dropped.
+    pub dropout: f64,
+    /// Weight of the loss of the head without graph.
+    pub no_graph_weight: f64,
+    /// Known labels of an endpoint through which gradients flow.
+    pub endpoint_steps: usize,
+    /// Events of the first entity through which gradients flow.
+    pub own_steps: usize,
+    /// Epochs between two folds that renew the stored carries.
+    pub refresh_epochs: usize,
+    /// Days before the gradient rows over which those folds run.
+    pub refresh_days: u32,
+}
+
+impl Default for TrainingOptions {
+    fn default() -> Self {
+        Self {
+            epochs: None,
+            batch: None,
+            negatives: None,
+            rate: 2e-3,
+            decay: 0.01,
+            warm_up: 0.1,
+            clip: 1.0,
+            average: 0.995,
+            focal: 1.0,
+            dropout: 0.2,
+            no_graph_weight: 0.3,
+            endpoint_steps: 24,
+            own_steps: 8,
+            refresh_epochs: 4,
+            refresh_days: 60,
+        }
+    }
+}
+
+impl ModelOptions {
+    /// Refuses sizes that cannot make a model.
+    pub fn check(&self) -> Result<(), ScoringError> {
+        let sizes = [
+            ("bins", self.bins, 256),
+            ("embedding", self.embedding, 64),
+            ("first_stage", self.first_stage, 4096),
+            ("token", self.token, 1024),
+            ("lstm", self.lstm, 4096),
+            ("gru", self.gru, 4096),
+            ("own_events", self.own_events, 1024),
+            ("endpoint_events", self.endpoint_events, 1024),
+            ("heads", self.heads, 64),
+            ("head_size", self.head_size, 256),
+            ("hidden", self.hidden[0], 65_536),
+            ("hidden", self.hidden[1], 65_536),
+            (
+                "training.endpoint_steps",
+                self.training.endpoint_steps,
+                1024,
+            ),
+            ("training.own_steps", self.training.own_steps, 1024),
+            (
+                "training.refresh_epochs",
+                self.training.refresh_epochs,
+                1_000_000,
+            ),
+        ];
+        for (name, size, max) in sizes {
+            if size == 0 || size > max {
+                return Err(ScoringError::Option {
+                    name: name.to_string(),
+                    wanted: format!("a number from 1 to {max}"),
+                });
+            }
+        }
+        let training = &self.training;
+        let shares = [
+            ("training.warm_up", training.warm_up),
+            ("training.average", training.average),
+            ("training.dropout", training.dropout),
+        ];
+        for (name, share) in shares {
+            if !(0.0..1.0).contains(&share) {
+                return Err(ScoringError::Option {
+                    name: name.to_string(),
+                    wanted: "at least 0 and below 1".to_string(),
+                });
+            }
+        }
+        if training
+            .negatives
+            .is_some_and(|share| !(share > 0.0 && share <= 1.0))
+        {
+            return Err(ScoringError::Option {
+                name: "training.negatives".to_string(),
+                wanted: "above 0 and at most 1".to_string(),
+            });
+        }
+        let positive = [
+            ("training.rate", training.rate),
+            ("training.clip", training.clip),
+            ("training.epochs", training.epochs.unwrap_or(1) as f64),
+            ("training.batch", training.batch.unwrap_or(1) as f64),
+        ];
+        for (name, value) in positive {
+            if !(value > 0.0 && value.is_finite()) {
+                return Err(ScoringError::Option {
+                    name: name.to_string(),
+                    wanted: "above 0".to_string(),
+                });
+            }
+        }
+        let not_negative = [
+            ("training.decay", training.decay),
+            ("training.focal", training.focal),
+            ("training.no_graph_weight", training.no_graph_weight),
+        ];
+        for (name, value) in not_negative {
+            if !(value >= 0.0 && value.is_finite()) {
+                return Err(ScoringError::Option {
+                    name: name.to_string(),
+                    wanted: "at least 0".to_string(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Columns of `schema` that the model sees, ascending.
+    pub fn inputs(&self, schema: &FeatureSchema) -> Vec<usize> {
+        let seen = |name: &str| !self.exclude.iter().any(|glob| matches_glob(glob, name));
+        (0..schema.fields.len())
+            .filter(|&i| seen(&schema.fields[i].name))
+            .collect()
+    }
+
+    /// Dimensions of a key, and of a value.
+    pub(crate) fn key_size(&self) -> usize {
+        self.heads * self.head_size
+    }
+}
+
+/// Whether `name` matches `glob`, in which `*` stands for any run and `?` for one character.
+fn matches_glob(glob: &str, name: &str) -> bool {
+    fn matches(glob: &[u8], name: &[u8]) -> bool {
+        match glob.split_first() {
+            None => name.is_empty(),
+            Some((b'*', rest)) => (0..=name.len()).any(|taken| matches(rest, &name[taken..])),
+            Some((b'?', rest)) => !name.is_empty() && matches(rest, &name[1..]),
+            Some((c, rest)) => name.first() == Some(c) && matches(rest, &name[1..]),
+        }
+    }
+    matches(glob.as_bytes(), name.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn globs() {
+        assert!(matches_glob("terminal_*", "terminal_count_1d"));
+        assert!(matches_glob("*_1d", "terminal_count_1d"));
+        assert!(matches_glob("card_?d", "card_1d"));
+        assert!(!matches_glob("terminal_*", "card_count_1d"));
+        assert!(!matches_glob("amount", "log_amount"));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        assert!(ModelOptions::default().check().is_ok());
+        let none = ModelOptions {
+            heads: 0,
+            ..ModelOptions::default()
+        };
+        assert!(matches!(none.check(), Err(ScoringError::Option { name, .. }) if name == "heads"));
+        let mut all = ModelOptions::default();
+        all.training.dropout = 1.0;
+        assert!(all.check().is_err());
+    }
+}

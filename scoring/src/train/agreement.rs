@@ -1,0 +1,1 @@
+//! The serving kernels against the graph that trains.

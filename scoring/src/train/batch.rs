@@ -1,0 +1,294 @@
+//! Gradient rows as tensors: everything that the graph needs of some events and of their past.
+
+use candle_core::{Device, Tensor};
+use sanderling_schemas::{NO_SLOT, Output};
+
+use super::carries::{Carries, Inputs};
+use super::history::{History, NONE, unroll};
+use crate::architecture::Architecture;
+use crate::error::ScoringError;
+use crate::front::{Front, Standardised};
+use crate::memory::elapsed;
+use crate::recording::Recording;
+
+/// The present of some rows.
+pub(crate) struct Present {
+    /// inputs x rows x bins.
+    pub(crate) code: Tensor,
+    /// rows x inputs.
+    pub(crate) z: Tensor,
+    /// rows x inputs.
+    pub(crate) missing: Tensor,
+}
+
+/// One recurrent step of all rows.
+pub(crate) struct Step {
+    /// rows x inputs.
+    pub(crate) z: Tensor,
+    /// rows x extras.
+    pub(crate) extras: Tensor,
+    /// rows x 1: 0 where the row has no such step.
+    pub(crate) mask: Tensor,
+}
+
+/// What attention looks over.
+pub(crate) struct Ring {
+    /// (rows x events) x inputs.
+    pub(crate) z: Tensor,
+    /// (rows x events) x (1 + lstm): first stage's output, own memory then.
+    pub(crate) extras: Tensor,
+    /// rows x events x 1.
+    pub(crate) ages: Tensor,
+    /// rows x events x 1: 0 where there is an event, else very negative.
+    pub(crate) bias: Tensor,
+    /// rows x 1: whether there is any event.
+    pub(crate) any: Tensor,
+}
+
+/// One memory of some rows.
+pub(crate) struct Past {
+    /// rows x carry, where the unrolled steps begin.
+    pub(crate) carry: Tensor,
+    /// Oldest first.
+    pub(crate) steps: Vec<Step>,
+    /// rows x 2.
+    pub(crate) scalars: Tensor,
+    /// Absent in a forecast.
+    pub(crate) ring: Option<Ring>,
+}
+
+/// Everything that rows are gathered from.
+pub(crate) struct Source<'a> {
+    pub(crate) shape: &'a Architecture,
+    pub(crate) recording: &'a Recording,
+    pub(crate) history: &'a History,
+    pub(crate) inputs: &'a Inputs,
+    pub(crate) carries: &'a Carries,
+}
+
+fn tensor(values: Vec<f32>, shape: &[usize]) -> Result<Tensor, ScoringError> {
+    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+}
+
+/// The present of `rows` for the inputs `used`, which are indices into the front's.
+pub(crate) fn present(
+    shape: &Architecture,
+    recording: &Recording,
+    front: &Front,
+    rows: &[u32],
+    used: &[usize],
+) -> Result<Present, ScoringError> {
+    let (all, bins, n) = (shape.inputs.len(), shape.bins(), rows.len());
+    let mut features = Vec::with_capacity(n * shape.columns);
+    for &row in rows {
+        features.extend_from_slice(recording.features(row as usize));
+    }
+    let Standardised { logs, z, missing } = front.standardise(&features);
+    let mut code = vec![0.0; used.len() * n * bins];
+    for (i, &input) in used.iter().enumerate() {
+        for row in 0..n {
+            let cell = &mut code[(i * n + row) * bins..][..bins];
+            front.encode(input, logs[row * all + input], cell);
+        }
+    }
+    Ok(Present {
+        code: tensor(code, &[used.len(), n, bins])?,
+        z: tensor(z, &[n, all])?,
+        missing: tensor(missing, &[n, all])?,
+    })
+}
+
+impl Source<'_> {
+    /// Place of an event in the window; `None` before it.
+    fn place(&self, event: u32) -> Option<usize> {
+        (event as usize).checked_sub(self.inputs.first)
+    }
+
+    fn z(&self, event: u32) -> Option<&[f32]> {
+        let all = self.shape.inputs.len();
+        self.place(event)
+            .map(|place| &self.inputs.z[place * all..][..all])
+    }
+
+    /// The own entity's past of `rows`.
+    pub(crate) fn own(&self, rows: &[u32]) -> Result<Past, ScoringError> {
+        let (n, hidden) = (rows.len(), self.shape.options.lstm);
+        let count = self.shape.options.training.own_steps;
+        let previous = &self.history.previous[0];
+        let mut chain = vec![NONE; n * count];
+        for (chain, &row) in chain.chunks_exact_mut(count).zip(rows) {
+            unroll(previous[row as usize], previous, chain);
+        }
+        let mut carry = vec![0.0; n * 2 * hidden];
+        for (carry, chain) in carry
+            .chunks_exact_mut(2 * hidden)
+            .zip(chain.chunks_exact(count))
+        {
+            let oldest = chain
+                .iter()
+                .find(|&&event| event != NONE)
+                .and_then(|&event| self.place(event));
+            if let Some(known) = oldest.and_then(|place| self.carries.own(place)) {
+                carry.copy_from_slice(known);
+            }
+        }
+        let steps = (0..count)
+            .map(|step| {
+                let of = |row: usize| chain[row * count + step];
+                self.step(n, of, 2, |event, extras| {
+                    let place = self.place(event).unwrap_or(0);
+                    extras[0] = self.inputs.first_stage[place];
+                    extras[1] = self.history.own[event as usize][1];
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        let scalars = rows
+            .iter()
+            .flat_map(|&row| self.history.own[row as usize])
+            .collect();
+        Ok(Past {
+            carry: tensor(carry, &[n, 2 * hidden])?,
+            steps,
+            scalars: tensor(scalars, &[n, 2])?,
+            ring: self.ring(0, rows)?,
+        })
+    }
+
+    /// The past of `rows` at the endpoint of memory `m`.
+    pub(crate) fn endpoint(&self, m: usize, rows: &[u32]) -> Result<Past, ScoringError> {
+        let (n, hidden) = (rows.len(), self.shape.options.gru);
+        let count = self.shape.options.training.endpoint_steps;
+        let endpoint = &self.history.endpoints[m - 1];
+        let mut chain = vec![NONE; n * count];
+        for (chain, &row) in chain.chunks_exact_mut(count).zip(rows) {
+            unroll(endpoint.newest[row as usize], &endpoint.previous, chain);
+            // What is older than the window is left out.
+            for label in chain.iter_mut() {
+                let of = self
+                    .history
+                    .labels
+                    .get(*label as usize)
+                    .map(|label| label.of);
+                if of.and_then(|of| self.place(of)).is_none() {
+                    *label = NONE;
+                }
+            }
+        }
+        let mut carry = vec![0.0; n * hidden];
+        for (carry, chain) in carry
+            .chunks_exact_mut(hidden)
+            .zip(chain.chunks_exact(count))
+        {
+            let oldest = chain.iter().find(|&&label| label != NONE);
+            if let Some(known) = oldest.and_then(|&label| self.carries.label(m - 1, label as usize))
+            {
+                carry.copy_from_slice(known);
+            }
+        }
+        let steps = (0..count)
+            .map(|step| {
+                let event = |row: usize| match chain[row * count + step] {
+                    NONE => NONE,
+                    label => self.history.labels[label as usize].of,
+                };
+                let mut step_labels = (0..n)
+                    .map(|row| chain[row * count + step])
+                    .filter(|&l| l != NONE);
+                self.step(n, event, 4, |of, extras| {
+                    let number = step_labels.next().unwrap_or(0) as usize;
+                    let label = self.history.labels[number];
+                    extras[0] = self.inputs.first_stage[self.place(of).unwrap_or(0)];
+                    extras[1] = label.value;
+                    extras[2] = endpoint.since[number];
+                    extras[3] = label.age;
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        let scalars = rows
+            .iter()
+            .flat_map(|&row| endpoint.scalars[row as usize])
+            .collect();
+        Ok(Past {
+            carry: tensor(carry, &[n, hidden])?,
+            steps,
+            scalars: tensor(scalars, &[n, 2])?,
+            ring: self.ring(m, rows)?,
+        })
+    }
+
+    /// One step: the event of each row, or [`NONE`], and what stands beside its token.
+    fn step(
+        &self,
+        n: usize,
+        event_of: impl Fn(usize) -> u32,
+        width: usize,
+        mut fill: impl FnMut(u32, &mut [f32]),
+    ) -> Result<Step, ScoringError> {
+        let all = self.shape.inputs.len();
+        let mut z = vec![0.0; n * all];
+        let mut extras = vec![0.0; n * width];
+        let mut mask = vec![0.0; n];
+        for row in 0..n {
+            let event = event_of(row);
+            if event == NONE {
+                continue;
+            }
+            if let Some(own) = self.z(event) {
+                z[row * all..][..all].copy_from_slice(own);
+                fill(event, &mut extras[row * width..][..width]);
+                mask[row] = 1.0;
+            }
+        }
+        Ok(Step {
+            z: tensor(z, &[n, all])?,
+            extras: tensor(extras, &[n, width])?,
+            mask: tensor(mask, &[n, 1])?,
+        })
+    }
+
+    /// The newest events of each row's slot in memory `m`.
+    fn ring(&self, m: usize, rows: &[u32]) -> Result<Option<Ring>, ScoringError> {
+        if self.shape.options.output == Output::Forecast {
+            return Ok(None);
+        }
+        let (all, hidden) = (self.shape.inputs.len(), self.shape.options.lstm);
+        let (n, events) = (rows.len(), self.shape.memories[m].events());
+        let width = 1 + hidden;
+        let times = self.recording.times_us();
+        let previous = &self.history.previous[m];
+        let mut z = vec![0.0; n * events * all];
+        let mut extras = vec![0.0; n * events * width];
+        let mut ages = vec![0.0; n * events];
+        let mut bias = vec![-1e9; n * events];
+        let mut any = vec![0.0; n];
+        for (i, &row) in rows.iter().enumerate() {
+            let mut event = previous[row as usize];
+            for cell in i * events..(i + 1) * events {
+                if event == NONE {
+                    break;
+                }
+                let Some(place) = self.place(event) else {
+                    break;
+                };
+                z[cell * all..][..all].copy_from_slice(&self.inputs.z[place * all..][..all]);
+                let extras = &mut extras[cell * width..][..width];
+                extras[0] = self.inputs.first_stage[place];
+                let has_own = self.recording.slots(0)[event as usize] != NO_SLOT;
+                if let Some(own) = self.carries.own(place).filter(|_| has_own) {
+                    extras[1..].copy_from_slice(&own[..hidden]);
+                }
+                ages[cell] = elapsed(times[row as usize] - times[event as usize]);
+                bias[cell] = 0.0;
+                any[i] = 1.0;
+                event = previous[event as usize];
+            }
+        }
+        Ok(Some(Ring {
+            z: tensor(z, &[n * events, all])?,
+            extras: tensor(extras, &[n * events, width])?,
+            ages: tensor(ages, &[n, events, 1])?,
+            bias: tensor(bias, &[n, events, 1])?,
+            any: tensor(any, &[n, 1])?,
+        }))
+    }
+}

@@ -14,7 +14,9 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchema};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::{DFParser, Statement};
@@ -177,9 +179,16 @@ impl Plan {
         expr: &Expr,
         schema: &Schema,
     ) -> Result<Arc<dyn PhysicalExpr>, FeatureError> {
-        DFSchema::try_from(schema.clone())
-            .and_then(|schema| self.session.create_physical_expr(expr.clone(), &schema))
-            .map_err(|e| FeatureError::sql(&e))
+        let compile = || {
+            let schema = Arc::new(DFSchema::try_from(schema.clone())?);
+            let context = SimplifyContext::builder()
+                .with_schema(schema.clone())
+                .with_config_options(self.session.config_options().clone())
+                .build();
+            let expr = ExprSimplifier::new(context).simplify(expr.clone())?;
+            self.session.create_physical_expr(expr, &schema)
+        };
+        compile().map_err(|e| FeatureError::sql(&e))
     }
 
     /// Columns that identify what an event is about, by index: entities' keys and what windows are

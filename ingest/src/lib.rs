@@ -1,1 +1,30 @@
+//! Kafka partitions, recorded files or a simulator -> ordered, decoded event batches.
+//!
+//! An [`EventSource`] yields batches of the relation's rows in the accepted order, each row with
+//! its origin and its sequence. What cannot become a row comes out as a dead letter, so every
+//! record of the input is in exactly one batch or in exactly one rejection. The rows, their order
+//! and their sequences depend on the input's bytes alone: never on how many rows are asked for at
+//! a time, nor on timing within a file.
 
+mod assemble;
+mod convert;
+mod csv;
+mod decode;
+mod error;
+mod file;
+mod json;
+mod kafka;
+mod labels;
+mod parquet;
+mod recorded;
+pub mod simulate;
+mod source;
+mod stream;
+
+pub use decode::{Decoded, Decoder, Refusal};
+pub use error::IngestError;
+pub use file::{FileOptions, FileSource, Input};
+pub use kafka::{KafkaOptions, KafkaSource, OffsetReset};
+pub use labels::LabelFileSpec;
+pub use source::{EventSource, Position, SourceEvent};
+pub use stream::{ColumnSpec, EpochUnit, EventTimeSpec, Format, StreamSpec};

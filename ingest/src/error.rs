@@ -1,0 +1,111 @@
+//! What can go wrong with an input as a whole. A single bad record is never an error but a dead
+//! letter.
+
+use std::path::PathBuf;
+
+/// An input that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum IngestError {
+    /// The stream's declaration contradicts the relation.
+    #[error("stream {stream}: {message}")]
+    Declaration {
+        /// Stream of `pipeline.yaml`.
+        stream: String,
+        /// What is wrong and what to change.
+        message: String,
+    },
+    /// A file that cannot be opened.
+    #[error("cannot open {}: {source}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// The system's word.
+        source: std::io::Error,
+    },
+    /// A file of no format that is read or written here.
+    #[error("{}: the extension tells the format; name the file .parquet, .csv or .jsonl", path.display())]
+    Extension {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file that breaks off or is not of the format that its extension says.
+    #[error("cannot read {}: {message}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A declared column that the file does not have.
+    #[error(
+        "{}: no column {from}, which stream {stream} declares as {name}; \
+         correct `from` in pipeline.yaml (the file has: {present})",
+        path.display()
+    )]
+    MissingColumn {
+        /// The file.
+        path: PathBuf,
+        /// Stream of `pipeline.yaml`.
+        stream: String,
+        /// Column of the relation, or `event_time`.
+        name: String,
+        /// Column that was looked for.
+        from: String,
+        /// Columns that are there.
+        present: String,
+    },
+    /// A column none of whose values could be cast to the declared type.
+    #[error("{}: column {column} is {found} and cannot be read as {wanted}; {cure}", path.display())]
+    ColumnType {
+        /// The file.
+        path: PathBuf,
+        /// Column of the file.
+        column: String,
+        /// Its type.
+        found: String,
+        /// The declared type.
+        wanted: String,
+        /// What to change.
+        cure: String,
+    },
+    /// A position that the input does not reach: it is not the input that was read before.
+    #[error(
+        "the input ends before row {wanted} where reading was to go on (it has {found}); \
+         resume with the input of the first run"
+    )]
+    ResumePastEnd {
+        /// Rows and rejections read before.
+        wanted: u64,
+        /// Rows and rejections that there are.
+        found: u64,
+    },
+    /// A position of another kind of source.
+    #[error("a position in {found} cannot be resumed in {wanted}")]
+    ForeignPosition {
+        /// Kind of the position.
+        found: &'static str,
+        /// Kind of the source.
+        wanted: &'static str,
+    },
+    /// The broker or its client refuses.
+    #[error("Kafka ({brokers}): {action}: {source}")]
+    Kafka {
+        /// Bootstrap servers.
+        brokers: String,
+        /// What was being done.
+        action: String,
+        /// The client's word.
+        source: rdkafka::error::KafkaError,
+    },
+    /// Arrow refuses to build a batch.
+    #[error("cannot build a batch: {0}")]
+    Arrow(#[from] arrow::error::ArrowError),
+    /// A file that cannot be written.
+    #[error("cannot write {}: {message}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+}

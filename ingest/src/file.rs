@@ -1,0 +1,384 @@
+//! Recorded files as a source.
+//!
+//! One file is read in row order, however disordered. Several are merged by the event times of
+//! their next rows, ties in argument order. A refused record has no place in that order; it comes
+//! out when its file is read past it. Labels of a column become rows before the first row whose
+//! event time reaches the moment they are known.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use sanderling_schemas::{DeadLetter, EventBatch, LabelColumns, Relation, Sequence};
+
+use crate::IngestError;
+use crate::assemble::assemble;
+use crate::decode::Decoder;
+use crate::labels::{LabelFileSpec, Pending, PendingLabels, Reference, label_rows};
+use crate::recorded::{CHUNK_ROWS, RecordedFile};
+use crate::source::{EventSource, Position, SourceEvent};
+use crate::stream::StreamSpec;
+
+/// Rejections held back before they are handed over.
+const REJECTED_MAX: usize = 4096;
+
+/// One file and the stream that its rows belong to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Input {
+    /// Stream of the pipeline.
+    pub stream: Arc<str>,
+    /// A .parquet, .csv or .jsonl file.
+    pub path: PathBuf,
+}
+
+/// How files are read.
+#[derive(Debug, Clone, Default)]
+pub struct FileOptions {
+    /// Rows at or past this event time, microseconds, are left out as if they were not there.
+    pub to: Option<i64>,
+    /// Labels in a column of the scored streams' files.
+    pub labels: Option<LabelFileSpec>,
+    /// Sequence of the first row.
+    pub first_sequence: u64,
+}
+
+/// Recorded files, merged.
+pub struct FileSource {
+    relation: Arc<Relation>,
+    files: Vec<RecordedFile>,
+    labels: Option<LabelRows>,
+    to: Option<i64>,
+    first_sequence: u64,
+    rows_merged: u64,
+    rejected: VecDeque<DeadLetter>,
+    rejected_to_skip: u64,
+    ready: Option<EventBatch>,
+    accepted_yielded: u64,
+    rejected_yielded: u64,
+}
+
+/// How labels of a column become rows.
+struct LabelRows {
+    columns: LabelColumns,
+    stream: i8,
+    delay_us: i64,
+    id_column: usize,
+    pending: PendingLabels,
+}
+
+impl FileSource {
+    /// Opens `inputs`, whose streams are declared in `streams`. Fails if a file is missing, is not
+    /// of its format, or lacks a declared column.
+    pub fn open(
+        relation: Arc<Relation>,
+        streams: &[StreamSpec],
+        inputs: &[Input],
+        options: FileOptions,
+    ) -> Result<Self, IngestError> {
+        let mut files: Vec<RecordedFile> = Vec::with_capacity(inputs.len());
+        let mut labels = None;
+        for input in inputs {
+            let spec = streams.iter().find(|spec| spec.name == input.stream);
+            let wrong = |message: String| IngestError::Declaration {
+                stream: input.stream.to_string(),
+                message,
+            };
+            let spec = spec.ok_or_else(|| {
+                wrong(format!(
+                    "{} is to be read as it, but it is not declared",
+                    input.path.display()
+                ))
+            })?;
+            let scored = relation
+                .streams
+                .iter()
+                .any(|s| s.name == spec.name && s.scored);
+            let label = options.labels.as_ref().filter(|_| scored);
+            if let (Some(label), None) = (label, &labels) {
+                labels = Some(LabelRows::new(&relation, spec, label).map_err(wrong)?);
+            }
+            let decoder = Decoder::new(relation.clone(), spec.clone())?
+                .for_files(label.map(|label| label.column.as_str()));
+            let file = RecordedFile::open(&input.path, decoder)?;
+            if let Some(other) = files.iter().find(|other| other.stem() == file.stem())
+                && !file.recorded()
+            {
+                return Err(IngestError::Read {
+                    path: input.path.clone(),
+                    message: format!(
+                        "{} has the same name, which would give two rows one id; rename one",
+                        other.path().display()
+                    ),
+                });
+            }
+            if let Some(label) = label
+                && !file.has_column(&label.column)
+            {
+                tracing::warn!(
+                    file = %input.path.display(), column = %label.column,
+                    "the file has no label column, so its rows stay unlabelled"
+                );
+            }
+            files.push(file);
+        }
+        Ok(Self {
+            relation,
+            files,
+            labels,
+            to: options.to,
+            first_sequence: options.first_sequence,
+            rows_merged: 0,
+            rejected: VecDeque::new(),
+            rejected_to_skip: 0,
+            ready: None,
+            accepted_yielded: 0,
+            rejected_yielded: 0,
+        })
+    }
+
+    /// Goes on from `position` of an earlier source over the same input with the same options, by
+    /// reading again what led there. Only for a source that has yielded nothing yet.
+    pub fn resume(&mut self, position: &Position) -> Result<(), IngestError> {
+        let Position::Files { accepted, rejected } = *position else {
+            return Err(IngestError::ForeignPosition {
+                found: "topics",
+                wanted: "files",
+            });
+        };
+        self.rejected_to_skip = rejected;
+        let mut left = accepted;
+        while left > 0 {
+            let rows_max = usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK_ROWS);
+            match self.merge(rows_max)? {
+                Some(batch) => left -= batch.len() as u64,
+                // More rejections than before, or fewer rows: another input.
+                None if self.ended() || self.rejected_to_skip == 0 => {
+                    let found = accepted - left;
+                    return Err(IngestError::ResumePastEnd {
+                        wanted: accepted,
+                        found,
+                    });
+                }
+                None => {}
+            }
+            self.skip_rejected();
+        }
+        self.accepted_yielded = accepted;
+        self.rejected_yielded = rejected;
+        Ok(())
+    }
+
+    /// Rows of all files together, where every file tells (Parquet does). Label rows do not count.
+    pub fn rows_total(&self) -> Option<u64> {
+        self.files.iter().map(|file| file.rows_total()).sum()
+    }
+
+    /// How much of the input has been read, from 0 to 1.
+    pub fn fraction_read(&self) -> f64 {
+        let parts: f64 = self.files.iter().map(RecordedFile::fraction_read).sum();
+        if self.files.is_empty() {
+            1.0
+        } else {
+            parts / self.files.len() as f64
+        }
+    }
+
+    fn ended(&self) -> bool {
+        self.files.iter().all(|file| file.ended())
+    }
+
+    fn skip_rejected(&mut self) {
+        let skipped = self.rejected_to_skip.min(self.rejected.len() as u64);
+        self.rejected.drain(..skipped as usize);
+        self.rejected_to_skip -= skipped;
+    }
+
+    /// The next rows in order, at most `rows_max`; `None` at the end, or when rejections must be
+    /// handed over first.
+    fn merge(&mut self, rows_max: usize) -> Result<Option<EventBatch>, IngestError> {
+        let mut merged = Merged::new(self.files.len());
+        while merged.picks.len() < rows_max {
+            let mut next: Option<(i64, usize)> = None;
+            for (index, file) in self.files.iter_mut().enumerate() {
+                while file.head().is_none() && !file.ended() && self.rejected.len() < REJECTED_MAX {
+                    file.load(self.to, &mut self.rejected)?;
+                    merged.current[index] = None;
+                }
+                if let Some(at) = file.head()
+                    && next.is_none_or(|(earliest, _)| at < earliest)
+                {
+                    next = Some((at, index));
+                }
+            }
+            let undecided = self
+                .files
+                .iter()
+                .any(|file| file.head().is_none() && !file.ended());
+            let (Some((at, index)), false) = (next, undecided) else {
+                break;
+            };
+            if let Some(labels) = &mut self.labels
+                && let Some(label) = labels.pending.pop_known(at)
+            {
+                merged.ids.push(self.files[label.input].next_label_id());
+                merged.picks.push((0, merged.labels.len()));
+                merged.labels.push(label);
+                merged
+                    .times
+                    .push((at, self.files[index].head_broker_time()));
+                continue;
+            }
+            let file = &self.files[index];
+            merged.take(index, file, at);
+            if let Some(labels) = &mut self.labels
+                && let Some(value) = file.head_label()
+            {
+                let reference = Reference::read(file.rows().column(labels.id_column), file.next());
+                labels.pending.push(Pending {
+                    known_at_us: at.saturating_add(labels.delay_us),
+                    row: self.rows_merged,
+                    input: index,
+                    reference,
+                    value,
+                });
+            }
+            self.rows_merged += 1;
+            self.files[index].advance(&mut self.rejected);
+        }
+        if merged.picks.is_empty() {
+            return Ok(None);
+        }
+        merged
+            .finish(&self.relation, self.labels.as_ref())
+            .map(Some)
+    }
+}
+
+impl EventSource for FileSource {
+    fn next(&mut self, rows_max: usize, _wait: Duration) -> Result<SourceEvent, IngestError> {
+        loop {
+            if self.ready.is_none() {
+                self.ready = self.merge(rows_max.max(1))?;
+                self.skip_rejected();
+            }
+            if !self.rejected.is_empty() {
+                self.rejected_yielded += self.rejected.len() as u64;
+                return Ok(SourceEvent::Rejected(self.rejected.drain(..).collect()));
+            }
+            if let Some(mut batch) = self.ready.take() {
+                batch.sequence = Sequence(self.first_sequence + self.accepted_yielded);
+                self.accepted_yielded += batch.len() as u64;
+                return Ok(SourceEvent::Batch(batch));
+            }
+            if self.ended() {
+                return Ok(SourceEvent::End);
+            }
+        }
+    }
+
+    fn position(&self) -> Position {
+        Position::Files {
+            accepted: self.accepted_yielded,
+            rejected: self.rejected_yielded,
+        }
+    }
+}
+
+impl LabelRows {
+    fn new(relation: &Relation, spec: &StreamSpec, label: &LabelFileSpec) -> Result<Self, String> {
+        let columns = relation
+            .labels
+            .clone()
+            .ok_or("labels.file is set, but there are no labels")?;
+        let id = spec
+            .id
+            .as_ref()
+            .ok_or("labels refer to rows by id; declare `id`")?;
+        let index = |name: &str| {
+            relation
+                .schema
+                .index_of(name)
+                .map_err(|_| format!("{name} is not in the relation"))
+        };
+        let (id_column, reference) = (index(id)?, index(&columns.reference)?);
+        index(&columns.value)?;
+        let (id_type, reference_type) = (
+            relation.schema.field(id_column).data_type(),
+            relation.schema.field(reference).data_type(),
+        );
+        if id_type != reference_type || !Reference::can_read(id_type) {
+            return Err(format!(
+                "id {id} is {id_type} and labels refer to it by {} {reference_type}; \
+                 both must be string, or both bigint or int",
+                columns.reference
+            ));
+        }
+        let stream = i8::try_from(columns.stream).map_err(|_| "too many streams")?;
+        let pending = PendingLabels::default();
+        Ok(Self {
+            columns,
+            stream,
+            delay_us: label.delay_us,
+            id_column,
+            pending,
+        })
+    }
+}
+
+/// A batch in the making.
+struct Merged {
+    /// The first is for labels.
+    batches: Vec<RecordBatch>,
+    /// For each file, the batch of its current chunk.
+    current: Vec<Option<usize>>,
+    picks: Vec<(usize, usize)>,
+    ids: Vec<sanderling_schemas::EventId>,
+    /// Event time of the row (of the next row, for a label) and broker time, if known.
+    times: Vec<(i64, Option<i64>)>,
+    labels: Vec<Pending>,
+}
+
+impl Merged {
+    fn new(files: usize) -> Self {
+        Self {
+            batches: Vec::new(),
+            current: vec![None; files],
+            picks: Vec::new(),
+            ids: Vec::new(),
+            times: Vec::new(),
+            labels: Vec::new(),
+        }
+    }
+
+    fn take(&mut self, index: usize, file: &RecordedFile, at: i64) {
+        let batch = *self.current[index].get_or_insert_with(|| {
+            self.batches.push(file.rows().clone());
+            self.batches.len()
+        });
+        self.picks.push((batch, file.next()));
+        self.ids.push(file.head_id());
+        self.times.push((at, file.head_broker_time()));
+    }
+
+    fn finish(
+        self,
+        relation: &Relation,
+        labels: Option<&LabelRows>,
+    ) -> Result<EventBatch, IngestError> {
+        let mut batches = vec![match labels.filter(|_| !self.labels.is_empty()) {
+            Some(l) => label_rows(relation, &l.columns, l.stream, &self.labels)?,
+            None => RecordBatch::new_empty(relation.schema.clone()),
+        }];
+        batches.extend(self.batches);
+        let known = self.times.iter().any(|(_, broker)| broker.is_some());
+        let broker = self.times.iter().map(|(at, broker)| broker.unwrap_or(*at));
+        Ok(EventBatch {
+            rows: assemble(relation, &batches, &self.picks)?,
+            ids: self.ids,
+            sequence: Sequence(0),
+            broker_time_us: if known { broker.collect() } else { Vec::new() },
+        })
+    }
+}

@@ -1,0 +1,100 @@
+//! What `pipeline.yaml` says of one stream, resolved.
+
+use std::sync::Arc;
+
+use arrow::datatypes::DataType;
+
+/// How the records of a topic are encoded. Files tell their format by extension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// One JSON object a record.
+    #[default]
+    Json,
+}
+
+/// What an integer event time counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EpochUnit {
+    /// Seconds since 1970 UTC.
+    Seconds,
+    /// Milliseconds.
+    Milliseconds,
+    /// Microseconds.
+    Microseconds,
+    /// Nanoseconds.
+    Nanoseconds,
+}
+
+impl EpochUnit {
+    /// Parses `s`, `ms`, `us` or `ns`.
+    pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            "s" => Some(EpochUnit::Seconds),
+            "ms" => Some(EpochUnit::Milliseconds),
+            "us" => Some(EpochUnit::Microseconds),
+            "ns" => Some(EpochUnit::Nanoseconds),
+            _ => None,
+        }
+    }
+
+    /// `value` in microseconds, rounded down; `None` if it does not fit.
+    pub(crate) fn to_us(self, value: i64) -> Option<i64> {
+        match self {
+            EpochUnit::Seconds => value.checked_mul(1_000_000),
+            EpochUnit::Milliseconds => value.checked_mul(1_000),
+            EpochUnit::Microseconds => Some(value),
+            EpochUnit::Nanoseconds => Some(value.div_euclid(1_000)),
+        }
+    }
+
+    /// Microseconds in one unit.
+    pub(crate) fn us_each(self) -> f64 {
+        match self {
+            EpochUnit::Seconds => 1e6,
+            EpochUnit::Milliseconds => 1e3,
+            EpochUnit::Microseconds => 1.0,
+            EpochUnit::Nanoseconds => 1e-3,
+        }
+    }
+}
+
+/// Where a stream's event time stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventTimeSpec {
+    /// Field of the source.
+    pub column: String,
+    /// What integers count. Timestamps and RFC 3339 text need none.
+    pub unit: Option<EpochUnit>,
+}
+
+/// One declared column of a stream.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ColumnSpec {
+    /// Column of the relation.
+    pub name: String,
+    /// Field of the source.
+    pub from: String,
+    /// Type in the relation: Utf8, Int64, Int32, Float64, Boolean, Decimal128 or
+    /// Timestamp(Microsecond).
+    pub data_type: DataType,
+}
+
+/// One stream.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StreamSpec {
+    /// Name, one of the relation's streams.
+    pub name: Arc<str>,
+    /// Topic, where the stream comes from a broker.
+    pub topic: Option<String>,
+    /// Encoding of the topic's records.
+    pub format: Format,
+    /// Column of the relation that identifies an event; one of `columns`.
+    pub id: Option<String>,
+    /// Column of the relation that keys the topic. It need not be one of `columns`: a record of
+    /// labels is keyed like its event without naming the key again.
+    pub key: Option<String>,
+    /// Event time.
+    pub event_time: EventTimeSpec,
+    /// Declared columns.
+    pub columns: Vec<ColumnSpec>,
+}

@@ -1,6 +1,6 @@
 //! Events: decoded rows of the relation, in the order in which the fold takes them.
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{Int8Type, TimestampMicrosecondType};
 use serde::{Deserialize, Serialize};
 

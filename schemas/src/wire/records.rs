@@ -1,0 +1,302 @@
+//! Dead letters and order records as tables, and order records read back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, ListArray, RecordBatch,
+    StringArray, StructArray, UInt64Array,
+};
+use arrow::buffer::OffsetBuffer;
+use arrow::datatypes::{
+    DataType, Field, Fields, Int32Type, Int64Type, Schema, SchemaRef, UInt64Type,
+};
+use base64::Engine;
+
+use super::WireError;
+use crate::dead_letter::DeadLetter;
+use crate::progress::{Offset, OffsetRange, OrderRecord, OrderVersions, Partition, Run, Sequence};
+use crate::score::Rung;
+
+/// Columns of `dead_letters.parquet`: `_topic, _partition, _offset, reason, detail, raw_base64,
+/// raw_sha256, truncated`.
+pub fn dead_letters_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("_topic", DataType::Utf8, false),
+        Field::new("_partition", DataType::Int32, false),
+        Field::new("_offset", DataType::Int64, false),
+        Field::new("reason", DataType::Utf8, false),
+        Field::new("detail", DataType::Utf8, false),
+        Field::new("raw_base64", DataType::Utf8, false),
+        Field::new("raw_sha256", DataType::Utf8, false),
+        Field::new("truncated", DataType::Boolean, false),
+    ]))
+}
+
+/// Dead letters as rows of [`dead_letters_schema`], each with at most `raw_bytes_max` of its raw
+/// bytes.
+pub fn dead_letters_to_batch(
+    letters: &[DeadLetter],
+    raw_bytes_max: usize,
+) -> Result<RecordBatch, WireError> {
+    fn strings<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(values))
+    }
+    let kept = |l: &DeadLetter| l.raw.len().min(raw_bytes_max);
+    let encode =
+        |l: &DeadLetter| base64::engine::general_purpose::STANDARD.encode(&l.raw[..kept(l)]);
+    let columns: Vec<ArrayRef> = vec![
+        strings(letters.iter().map(|l| &*l.event.topic)),
+        Arc::new(Int32Array::from_iter_values(
+            letters.iter().map(|l| l.event.partition.0),
+        )),
+        Arc::new(Int64Array::from_iter_values(
+            letters.iter().map(|l| l.event.offset.0),
+        )),
+        strings(letters.iter().map(|l| l.reason.as_str())),
+        strings(letters.iter().map(|l| l.detail.as_str())),
+        Arc::new(StringArray::from_iter_values(letters.iter().map(encode))),
+        Arc::new(StringArray::from_iter_values(
+            letters.iter().map(DeadLetter::raw_sha256),
+        )),
+        Arc::new(BooleanArray::from_iter(
+            letters.iter().map(|l| Some(kept(l) < l.raw.len())),
+        )),
+    ];
+    Ok(RecordBatch::try_new(dead_letters_schema(), columns)?)
+}
+
+fn run_fields() -> Fields {
+    Fields::from(vec![
+        Field::new("topic", DataType::Utf8, false),
+        Field::new("partition", DataType::Int32, false),
+        Field::new("from", DataType::Int64, false),
+        Field::new("next", DataType::Int64, false),
+    ])
+}
+
+fn run_field() -> Arc<Field> {
+    Arc::new(Field::new("item", DataType::Struct(run_fields()), false))
+}
+
+/// Columns of `order.parquet`: `sequence, rung, version_features, version_model, version_policy,
+/// version_tables` (JSON) and `runs`, a list of {topic, partition, from, next}.
+pub fn orders_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("sequence", DataType::UInt64, false),
+        Field::new("rung", DataType::Utf8, false),
+        Field::new("version_features", DataType::Utf8, false),
+        Field::new("version_model", DataType::Utf8, false),
+        Field::new("version_policy", DataType::Utf8, false),
+        Field::new("version_tables", DataType::Utf8, false),
+        Field::new("runs", DataType::List(run_field()), false),
+    ]))
+}
+
+/// Order records as rows of [`orders_schema`].
+pub fn orders_to_batch(orders: &[OrderRecord]) -> Result<RecordBatch, WireError> {
+    fn strings<'a>(orders: &'a [OrderRecord], of: impl Fn(&'a OrderRecord) -> &'a str) -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(orders.iter().map(of)))
+    }
+    let tables = orders
+        .iter()
+        .map(|o| serde_json::to_string(&o.versions.tables).expect("a map of strings serialises"));
+    let runs: Vec<&Run> = orders.iter().flat_map(|o| &o.runs).collect();
+    let runs_columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(
+            runs.iter().map(|r| &*r.topic),
+        )),
+        Arc::new(Int32Array::from_iter_values(
+            runs.iter().map(|r| r.partition.0),
+        )),
+        Arc::new(Int64Array::from_iter_values(
+            runs.iter().map(|r| r.range.from.0),
+        )),
+        Arc::new(Int64Array::from_iter_values(
+            runs.iter().map(|r| r.range.next.0),
+        )),
+    ];
+    let runs = ListArray::try_new(
+        run_field(),
+        OffsetBuffer::from_lengths(orders.iter().map(|o| o.runs.len())),
+        Arc::new(StructArray::try_new(run_fields(), runs_columns, None)?),
+        None,
+    )?;
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(UInt64Array::from_iter_values(
+            orders.iter().map(|o| o.sequence.0),
+        )),
+        strings(orders, |o| o.rung.as_str()),
+        strings(orders, |o| &o.versions.features),
+        strings(orders, |o| &o.versions.model),
+        strings(orders, |o| &o.versions.policy),
+        Arc::new(StringArray::from_iter_values(tables)),
+        Arc::new(runs),
+    ];
+    Ok(RecordBatch::try_new(orders_schema(), columns)?)
+}
+
+/// The order records of a table that [`orders_to_batch`] made.
+pub fn orders_from_batch(batch: &RecordBatch) -> Result<Vec<OrderRecord>, WireError> {
+    let schema = orders_schema();
+    let mut columns = Vec::with_capacity(schema.fields().len());
+    for field in schema.fields() {
+        columns.push(column(batch, field.name(), field.data_type())?);
+    }
+    let sequences = columns[0].as_primitive::<UInt64Type>();
+    let rungs = columns[1].as_string::<i32>();
+    let [features, model, policy, tables] = [2, 3, 4, 5].map(|i| columns[i].as_string::<i32>());
+    let runs = columns[6].as_list::<i32>();
+    (0..batch.num_rows())
+        .map(|row| {
+            let rung = Rung::ALL
+                .into_iter()
+                .find(|r| r.as_str() == rungs.value(row));
+            let rung = rung.ok_or_else(|| WireError::OrderTable {
+                what: format!("{:?} is not a rung", rungs.value(row)),
+            })?;
+            let tables: BTreeMap<String, String> = serde_json::from_str(tables.value(row))
+                .map_err(|e| WireError::OrderTable {
+                    what: format!("version_tables: {e}"),
+                })?;
+            Ok(OrderRecord {
+                sequence: Sequence(sequences.value(row)),
+                rung,
+                versions: OrderVersions {
+                    features: features.value(row).into(),
+                    model: model.value(row).into(),
+                    policy: policy.value(row).into(),
+                    tables,
+                },
+                runs: runs_from(runs.value(row).as_struct())?,
+            })
+        })
+        .collect()
+}
+
+fn column(batch: &RecordBatch, name: &str, wanted: &DataType) -> Result<ArrayRef, WireError> {
+    let column = batch
+        .column_by_name(name)
+        .ok_or_else(|| WireError::OrderTable {
+            what: format!("the column {name} is missing"),
+        })?;
+    // Other writers may call the list's items nullable or name them otherwise.
+    let alike = match (column.data_type(), wanted) {
+        (DataType::List(_), DataType::List(_)) => true,
+        (is, wanted) => is == wanted,
+    };
+    if !alike || column.null_count() > 0 {
+        return Err(WireError::OrderTable {
+            what: format!(
+                "the column {name} is {} with {} NULLs, wanted {wanted}",
+                column.data_type(),
+                column.null_count()
+            ),
+        });
+    }
+    Ok(column.clone())
+}
+
+fn runs_from(runs: &StructArray) -> Result<Vec<Run>, WireError> {
+    let part = |name: &str, wanted: DataType| match runs.column_by_name(name) {
+        Some(column) if *column.data_type() == wanted => Ok(column.clone()),
+        _ => Err(WireError::OrderTable {
+            what: format!("runs.{name} is not a {wanted}"),
+        }),
+    };
+    let topic = part("topic", DataType::Utf8)?;
+    let partition = part("partition", DataType::Int32)?;
+    let from = part("from", DataType::Int64)?;
+    let next = part("next", DataType::Int64)?;
+    let mut result: Vec<Run> = Vec::with_capacity(runs.len());
+    for row in 0..runs.len() {
+        let name = topic.as_string::<i32>().value(row);
+        let topic = match result.last() {
+            Some(run) if &*run.topic == name => run.topic.clone(),
+            _ => name.into(),
+        };
+        result.push(Run {
+            topic,
+            partition: Partition(partition.as_primitive::<Int32Type>().value(row)),
+            range: OffsetRange {
+                from: Offset(from.as_primitive::<Int64Type>().value(row)),
+                next: Offset(next.as_primitive::<Int64Type>().value(row)),
+            },
+        });
+    }
+    Ok(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dead_letter::RejectReason;
+    use crate::progress::EventId;
+
+    #[test]
+    fn order_records_come_back() {
+        let run = |topic: &str, from, next| Run {
+            topic: topic.into(),
+            partition: Partition(3),
+            range: OffsetRange {
+                from: Offset(from),
+                next: Offset(next),
+            },
+        };
+        let order = |sequence, rung, runs| OrderRecord {
+            sequence: Sequence(sequence),
+            rung,
+            versions: OrderVersions {
+                features: "f".into(),
+                model: "m".into(),
+                policy: "p".into(),
+                tables: BTreeMap::from([("bins".to_string(), "7".to_string())]),
+            },
+            runs,
+        };
+        let orders = vec![
+            order(0, Rung::Full, vec![run("a", 0, 4), run("b", 9, 10)]),
+            order(5, Rung::Rules, vec![]),
+            order(5, Rung::NoGraph, vec![run("a", 4, 5)]),
+        ];
+        let batch = orders_to_batch(&orders).unwrap();
+        assert_eq!(orders_from_batch(&batch).unwrap(), orders);
+        assert_eq!(orders_from_batch(&batch.slice(2, 1)).unwrap(), orders[2..]);
+        let partial = batch.project(&[0, 1]).unwrap();
+        assert!(matches!(
+            orders_from_batch(&partial),
+            Err(WireError::OrderTable { .. })
+        ));
+    }
+
+    #[test]
+    fn a_dead_letter_s_row_says_what_its_json_says() {
+        let letter = DeadLetter {
+            event: EventId {
+                topic: "payments".into(),
+                partition: Partition(1),
+                offset: Offset(7),
+            },
+            reason: RejectReason::WrongType,
+            detail: "amount: \"x\" is not a decimal(12,2)".to_string(),
+            raw: b"{\"amount\":\"x\"}".to_vec(),
+        };
+        let batch = dead_letters_to_batch(std::slice::from_ref(&letter), 5).unwrap();
+        let json = letter.to_json(5);
+        for name in ["reason", "detail", "raw_base64", "raw_sha256"] {
+            let cell = batch
+                .column_by_name(name)
+                .unwrap()
+                .as_string::<i32>()
+                .value(0);
+            assert_eq!(json[name], cell);
+        }
+        assert!(
+            batch
+                .column_by_name("truncated")
+                .unwrap()
+                .as_boolean()
+                .value(0)
+        );
+    }
+}

@@ -32,6 +32,7 @@ mod weights;
 pub use error::ScoringError;
 pub use evaluation::{Evaluation, EvaluationPlan, FoldReport, FoldScore, evaluate};
 pub use inputs::{Group, Model, ModelInputs, feature_matrix};
+pub use kernels::numerics;
 pub use manifest::{
     Calibration, Manifest, ManifestGroup, ManifestInput, RungCalibrations, TrainingMetrics,
     TrainingRange,

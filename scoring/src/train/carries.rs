@@ -82,7 +82,10 @@ impl Carries {
         let first = inputs.first as u32;
         let inside = history.labels.iter().position(|label| label.of >= first);
         let first_label = inside.unwrap_or(history.labels.len());
-        let count = history.labels.len() - first_label;
+        let end = history
+            .labels
+            .partition_point(|label| (label.at as usize) <= inputs.first + events);
+        let count = end.saturating_sub(first_label);
         let mut carries = Self {
             own,
             labels: Vec::new(),

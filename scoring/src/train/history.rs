@@ -24,6 +24,8 @@ pub(crate) struct History {
 /// A label that moves carries.
 #[derive(Clone, Copy)]
 pub(crate) struct HistoryLabel {
+    /// Events folded before it.
+    pub(crate) at: u32,
     pub(crate) of: u32,
     pub(crate) value: f32,
     /// Age of the event then, to a network.
@@ -50,12 +52,13 @@ impl History {
         let n = recording.len();
         let mut seen = vec![false; n];
         let times = recording.times_us();
-        let mut places = Vec::new();
+        let mut known_us = Vec::new();
         let mut labels = Vec::new();
         for label in recording.labels() {
             if !std::mem::replace(&mut seen[label.of as usize], true) {
-                places.push((label.at, label.time_us));
+                known_us.push(label.time_us);
                 labels.push(HistoryLabel {
+                    at: label.at,
                     of: label.of,
                     value: label.value,
                     age: elapsed(label.time_us - times[label.of as usize]),
@@ -88,7 +91,7 @@ impl History {
             })
             .collect();
         let endpoints = (1..memories)
-            .map(|m| EndpointHistory::new(recording, m, &labels, &places))
+            .map(|m| EndpointHistory::new(recording, m, &labels, &known_us))
             .collect();
         Self {
             previous,
@@ -100,12 +103,7 @@ impl History {
 }
 
 impl EndpointHistory {
-    fn new(
-        recording: &Recording,
-        m: usize,
-        labels: &[HistoryLabel],
-        places: &[(u32, i64)],
-    ) -> Self {
+    fn new(recording: &Recording, m: usize, labels: &[HistoryLabel], known_us: &[i64]) -> Self {
         let (n, slots) = (recording.len(), recording.slots(m));
         let count = recording.slot_count(m);
         let mut state: Vec<(u32, u32, i64)> = vec![(NONE, 0, 0); count];
@@ -118,8 +116,8 @@ impl EndpointHistory {
         };
         let mut next = 0;
         for event in 0..=n {
-            while next < labels.len() && places[next].0 as usize <= event {
-                let (slot, time) = (slots[labels[next].of as usize], places[next].1);
+            while next < labels.len() && labels[next].at as usize <= event {
+                let (slot, time) = (slots[labels[next].of as usize], known_us[next]);
                 history.slot.push(slot);
                 if slot == NO_SLOT {
                     history.previous.push(NONE);

@@ -13,10 +13,10 @@ use sanderling_state::window::WindowOutput;
 use sanderling_state::{KeyIndex, Restored, Snapshot, StateError};
 use sha2::{Digest, Sha256};
 
+use crate::groups::{GroupRows, WindowGroup, evaluate, take_rows};
 use crate::keys::KeyEncoder;
 use crate::labels::{Joined, LabelJoin};
 use crate::plan::{Plan, window_of};
-use crate::windows::{GroupRows, WindowGroup, evaluate, take_rows};
 use crate::{FeatureError, LabelCounts};
 
 /// SQL compiled over a relation, and all that its windows remember.

@@ -6,6 +6,7 @@
 
 mod engine;
 mod error;
+mod groups;
 mod keys;
 mod labels;
 mod plan;

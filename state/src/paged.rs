@@ -8,19 +8,21 @@ use crate::{Persist, StateError};
 /// A vector of values, copy-on-write by pages of [`Persist::PAGE_VALUES`].
 #[derive(Debug, Clone)]
 pub struct Paged<V: Persist + Clone + Default> {
-    pages: Vec<Arc<ValuePage<V>>>,
+    /// All pages are full; the last one's values from `len` on are defaults.
+    pages: Vec<Arc<[V]>>,
     len: usize,
 }
 
-#[derive(Debug, Clone)]
-struct ValuePage<V> {
-    values: Vec<V>,
+/// The first `len` values of a page.
+struct Taken<V> {
+    values: Arc<[V]>,
+    len: usize,
 }
 
-impl<V: Persist + Send + Sync> Page for ValuePage<V> {
+impl<V: Persist + Send + Sync> Page for Taken<V> {
     fn write(&self, out: &mut Vec<u8>) {
-        (self.values.len() as u64).write(out);
-        for value in &self.values {
+        (self.len as u64).write(out);
+        for value in &self.values[..self.len] {
             value.write(out);
         }
     }
@@ -47,50 +49,44 @@ impl<V: Persist + Clone + Default> Paged<V> {
     }
 
     /// The value of a slot below [`Paged::len`].
+    #[inline]
     pub fn get(&self, slot: usize) -> &V {
-        &self.pages[slot / V::PAGE_VALUES].values[slot % V::PAGE_VALUES]
+        &self.pages[slot / V::PAGE_VALUES][slot % V::PAGE_VALUES]
     }
 
     /// The value of a slot below [`Paged::len`], to change. Clones its page if a snapshot holds it.
+    #[inline]
     pub fn get_mut(&mut self, slot: usize) -> &mut V {
-        let page = Arc::make_mut(&mut self.pages[slot / V::PAGE_VALUES]);
-        &mut page.values[slot % V::PAGE_VALUES]
+        &mut Arc::make_mut(&mut self.pages[slot / V::PAGE_VALUES])[slot % V::PAGE_VALUES]
     }
 
     /// Adds default values until there are `len`; never shrinks.
     pub fn grow_to(&mut self, len: usize) {
-        while self.len < len {
-            if self.len.is_multiple_of(V::PAGE_VALUES) {
-                let values = Vec::with_capacity(V::PAGE_VALUES);
-                self.pages.push(Arc::new(ValuePage { values }));
-            }
-            let page = self
-                .pages
-                .last_mut()
-                .expect("a page was just made for this slot");
-            let values = &mut Arc::make_mut(page).values;
-            let more = (V::PAGE_VALUES - values.len()).min(len - self.len);
-            values.resize_with(values.len() + more, V::default);
-            self.len += more;
+        while self.pages.len() * V::PAGE_VALUES < len {
+            self.pages
+                .push((0..V::PAGE_VALUES).map(|_| V::default()).collect());
         }
+        self.len = self.len.max(len);
     }
 
     /// Values in slot order.
     pub fn iter(&self) -> impl Iterator<Item = &V> {
-        self.pages.iter().flat_map(|page| &page.values)
+        self.pages
+            .iter()
+            .flat_map(|page| page.iter())
+            .take(self.len)
     }
 }
 
 impl<V: Persist + Clone + Default + Send + Sync + 'static> Paged<V> {
     /// Adds the pages to a snapshot, by reference.
     pub fn snapshot(&self, name: &str, snapshot: &mut Snapshot) {
-        snapshot.add(
-            name,
-            self.pages
-                .iter()
-                .map(|page| page.clone() as Arc<dyn Page>)
-                .collect(),
-        );
+        let pages = self.pages.iter().enumerate().map(|(number, values)| {
+            let len = (self.len - number * V::PAGE_VALUES).min(V::PAGE_VALUES);
+            let values = values.clone();
+            Arc::new(Taken { values, len }) as Arc<dyn Page>
+        });
+        snapshot.add(name, pages.collect());
     }
 
     /// Reads the values of a section back.
@@ -114,8 +110,9 @@ impl<V: Persist + Clone + Default + Send + Sync + 'static> Paged<V> {
             if !bytes.is_empty() {
                 return Err(StateError::Damaged(format!("page {number} is too long")));
             }
+            values.resize_with(V::PAGE_VALUES, V::default);
             paged.len += count;
-            paged.pages.push(Arc::new(ValuePage { values }));
+            paged.pages.push(values.into());
         }
         Ok(paged)
     }

@@ -3,7 +3,7 @@
 //! All of it is addition in i128, so moving back undoes moving forward to the bit.
 
 use super::ring::Ring;
-use super::spec::{Accumulator, FramePlan, Storage};
+use super::spec::{Accumulator, FramePlan, Storage, WindowSpec};
 
 /// Values of this many bits are squared into the running sum; longer ones are counted, and a frame
 /// that holds one is computed from its rows.
@@ -140,18 +140,30 @@ pub(super) fn known_extreme(
     get_wide(&ring.cursors, at + 1)
 }
 
+/// Cursors before the first row.
+pub(super) fn start(spec: &WindowSpec) -> Box<[u64]> {
+    let mut cursors = vec![0; spec.cursor_words];
+    for frame in &spec.frames {
+        cursors[frame.at + 2] = i64::MIN as u64;
+        cursors[frame.at + 3] = i64::MIN as u64;
+    }
+    cursors.into()
+}
+
 /// Moves a frame to the rows of `[start_us, end_us]`. Rows come in before others go out, so that
-/// the frame never turns inside out.
+/// the frame never turns inside out. Only a frame that moves back in time looks at rows behind it.
 pub(super) fn seek(ring: &mut Ring, frame: &FramePlan, stride: usize, start_us: i64, end_us: i64) {
     let mut cursors = std::mem::take(&mut ring.cursors);
     let (first, end) = (ring.first(), ring.end(stride));
     let (mut lo, mut hi) = (cursors[frame.at], cursors[frame.at + 1]);
+    let earlier_start = start_us < cursors[frame.at + 2] as i64;
+    let earlier_end = end_us < cursors[frame.at + 3] as i64;
     let accumulators = &frame.accumulators;
     while hi < end && ring.time_us(hi, stride) <= end_us {
         apply::<true>(accumulators, ring.row(hi, stride), &mut cursors);
         hi += 1;
     }
-    while lo > first && ring.time_us(lo - 1, stride) >= start_us {
+    while earlier_start && lo > first && ring.time_us(lo - 1, stride) >= start_us {
         lo -= 1;
         apply::<true>(accumulators, ring.row(lo, stride), &mut cursors);
     }
@@ -159,12 +171,14 @@ pub(super) fn seek(ring: &mut Ring, frame: &FramePlan, stride: usize, start_us: 
         apply::<false>(accumulators, ring.row(lo, stride), &mut cursors);
         lo += 1;
     }
-    while hi > lo && ring.time_us(hi - 1, stride) > end_us {
+    while earlier_end && hi > lo && ring.time_us(hi - 1, stride) > end_us {
         hi -= 1;
         apply::<false>(accumulators, ring.row(hi, stride), &mut cursors);
     }
     cursors[frame.at] = lo;
     cursors[frame.at + 1] = hi;
+    cursors[frame.at + 2] = start_us as u64;
+    cursors[frame.at + 3] = end_us as u64;
     ring.cursors = cursors;
 }
 

@@ -3,10 +3,32 @@
 //! A row is a few words: event time, a bit for each column that has a value, the values. Rows have
 //! absolute numbers, so that dropping old ones moves nothing else.
 
+use super::spec::FramePlan;
 use crate::{Persist, StateError};
 
 /// Event time before any row.
 pub(super) const NEVER_US: i64 = i64::MIN;
+
+/// What [`Ring::prefetch`] asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Step {
+    Ring,
+    Cursors,
+    Rows,
+}
+
+/// Asks for the cache line of an item, if there is such an item.
+#[inline]
+fn prefetch<T>(items: &[T], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(item) = items.get(at) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: the address is that of a live item; a prefetch reads nothing into the program.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(item).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (items, at);
+}
 
 /// One key's rows and cursors.
 #[derive(Debug, Clone)]
@@ -19,7 +41,7 @@ pub(super) struct Ring {
     dead: u32,
     rows: Vec<u64>,
     /// Cursors of all frames; empty until the first row.
-    pub cursors: Vec<u64>,
+    pub cursors: Box<[u64]>,
 }
 
 impl Default for Ring {
@@ -29,7 +51,7 @@ impl Default for Ring {
             first: 0,
             dead: 0,
             rows: Vec::new(),
-            cursors: Vec::new(),
+            cursors: Box::default(),
         }
     }
 }
@@ -67,7 +89,6 @@ impl Ring {
         while number > self.first && self.time_us(number - 1, stride) > time_us {
             number -= 1;
         }
-        self.make_room(stride);
         let at = (number - self.first) as usize * stride + self.dead as usize;
         let tail = self.rows.len();
         self.rows.extend_from_slice(row);
@@ -78,11 +99,13 @@ impl Ring {
         number
     }
 
+    /// The next row would not fit.
+    pub(super) fn is_full(&self, stride: usize) -> bool {
+        self.rows.len() + stride > self.rows.capacity()
+    }
+
     /// Reuses the room of dropped rows where that is worth a move; else grows by half.
-    fn make_room(&mut self, stride: usize) {
-        if self.rows.len() + stride <= self.rows.capacity() {
-            return;
-        }
+    pub(super) fn make_room(&mut self, stride: usize) {
         if self.dead as usize * 4 >= self.rows.len() && self.dead > 0 {
             self.rows.drain(..self.dead as usize);
             self.dead = 0;
@@ -99,6 +122,31 @@ impl Ring {
         if self.dead as usize == self.rows.len() {
             self.rows.clear();
             self.dead = 0;
+        }
+    }
+
+    /// Asks for the memory that the next row's results will read, a step at a time: the ring
+    /// itself, then its cursors and last row, then the rows where the frames begin and end. Only a hint.
+    #[inline]
+    pub(super) fn prefetch(&self, frames: &[FramePlan], stride: usize, step: Step) {
+        match step {
+            Step::Ring => prefetch(std::slice::from_ref(self), 0),
+            Step::Cursors => {
+                for line in (0..self.cursors.len()).step_by(8) {
+                    prefetch(&self.cursors, line);
+                }
+                prefetch(&self.rows, self.rows.len().saturating_sub(1));
+            }
+            Step::Rows => {
+                for frame in frames {
+                    for cursor in [frame.at, frame.at + 1] {
+                        if let Some(number) = self.cursors.get(cursor) {
+                            let at = number.wrapping_sub(self.first) as usize * stride;
+                            prefetch(&self.rows, at + self.dead as usize);
+                        }
+                    }
+                }
+            }
         }
     }
 
@@ -120,7 +168,7 @@ impl Persist for Ring {
         for word in &self.rows[self.dead as usize..] {
             out.extend_from_slice(&word.to_le_bytes());
         }
-        self.cursors.write(out);
+        self.cursors.to_vec().write(out);
     }
 
     fn read(input: &mut &[u8]) -> Result<Self, StateError> {
@@ -129,7 +177,7 @@ impl Persist for Ring {
             first: u64::read(input)?,
             dead: 0,
             rows: Vec::read(input)?,
-            cursors: Vec::read(input)?,
+            cursors: Vec::read(input)?.into(),
         })
     }
 }
@@ -163,6 +211,9 @@ mod tests {
     fn room_is_reused() {
         let mut ring = Ring::default();
         for time in 0..10_000u64 {
+            if ring.is_full(2) {
+                ring.make_room(2);
+            }
             ring.insert(&[time, 0]);
             if ring.end(2) - ring.first() > 10 {
                 ring.drop_front(1, 2);

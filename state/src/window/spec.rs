@@ -106,7 +106,8 @@ pub(super) struct Accumulator {
     pub max: Option<usize>,
 }
 
-/// A frame's place in the key's cursors: `[lo, hi)` in its first two words.
+/// A frame's place in the key's cursors. Its first words: the numbers `[lo, hi)` of its rows, then the
+/// times `[start, end]` that it was moved to last.
 #[derive(Debug, Clone)]
 pub(super) struct FramePlan {
     pub frame: Frame,
@@ -139,6 +140,9 @@ pub struct WindowSpec {
     /// Rows further behind the newest one than this are seen by no frame.
     pub(super) retention_us: i64,
 }
+
+/// Words of a frame before its accumulators.
+const FRAME_WORDS: usize = 4;
 
 /// Columns of one key's windows: one bit each in a row's second word.
 const COLUMNS_MAX: usize = 64;
@@ -199,7 +203,7 @@ impl WindowSpec {
                 accumulators: Vec::new(),
                 outputs: Vec::new(),
             };
-            word += 2;
+            word += FRAME_WORDS;
             for (index, slot) in slots.iter().enumerate() {
                 let mut wanted = aggregates
                     .iter()

@@ -7,10 +7,13 @@ use arrow::array::ArrayRef;
 use super::aggregate::Output;
 use super::column::Values;
 use super::cursor;
-use super::ring::{NEVER_US, Ring};
+use super::ring::{NEVER_US, Ring, Step};
 use super::spec::WindowSpec;
 use crate::snapshot::{Section, Snapshot};
 use crate::{Paged, StateError};
+
+/// Rows of a batch that the memory of the next keys is asked for in advance.
+const AHEAD: usize = 6;
 
 /// The rings of all keys.
 #[derive(Debug, Clone)]
@@ -91,6 +94,19 @@ impl WindowState {
 
         let mut row = vec![0u64; spec.stride];
         for at in 0..count {
+            for (ahead, step) in [
+                (AHEAD * 3, Step::Ring),
+                (AHEAD * 2, Step::Cursors),
+                (AHEAD, Step::Rows),
+            ] {
+                if let Some(slot) = rows.slots.get(at + ahead)
+                    && rows.enters[at + ahead]
+                {
+                    self.rings
+                        .get(ring_of(*slot))
+                        .prefetch(&spec.frames, spec.stride, step);
+                }
+            }
             if !rows.enters[at] {
                 continue;
             }
@@ -156,32 +172,41 @@ fn ring_of(slot: u32) -> usize {
     slot.wrapping_add(1) as usize
 }
 
-/// Takes a row into its key's ring and drops what no frame can reach any more; true if it is late.
+/// Takes a row into its key's ring; true if it is late.
 fn accept(ring: &mut Ring, spec: &WindowSpec, row: &[u64]) -> bool {
     let time_us = row[0] as i64;
     let late =
         ring.newest_us != NEVER_US && time_us < ring.newest_us.saturating_sub(spec.lateness_us);
     ring.newest_us = ring.newest_us.max(time_us);
     if ring.cursors.is_empty() {
-        ring.cursors = vec![0; spec.cursor_words];
+        ring.cursors = cursor::start(spec);
     }
+    // A row without any argument changes no result: it only moves the newest time.
     let reach_us = ring.newest_us.saturating_sub(spec.retention_us);
+    if row[1] != 0 && time_us >= reach_us {
+        if ring.is_full(spec.stride) {
+            forget(ring, spec, reach_us);
+            ring.make_room(spec.stride);
+        }
+        let number = ring.insert(row);
+        cursor::inserted(ring, &spec.frames, number, spec.stride);
+    }
+    late
+}
+
+/// Drops the rows before `reach_us`, which no frame can reach any more. That no one can see it is
+/// what allows waiting until their room is wanted.
+fn forget(ring: &mut Ring, spec: &WindowSpec, reach_us: i64) {
     let stride = spec.stride;
-    let end = ring.end(stride);
-    let mut kept = ring.first();
+    let (first, end) = (ring.first(), ring.end(stride));
+    let mut kept = first;
     while kept < end && ring.time_us(kept, stride) < reach_us {
         kept += 1;
     }
-    if kept > ring.first() {
+    if kept > first {
         cursor::leave(ring, &spec.frames, kept, stride);
-        ring.drop_front(kept - ring.first(), stride);
+        ring.drop_front(kept - first, stride);
     }
-    // A row without any argument changes no result: it only moves the newest time.
-    if row[1] != 0 && time_us >= reach_us {
-        let number = ring.insert(row);
-        cursor::inserted(ring, &spec.frames, number, stride);
-    }
-    late
 }
 
 /// Computes all results as of `time_us`.
@@ -203,5 +228,120 @@ fn emit(ring: &mut Ring, spec: &WindowSpec, time_us: i64, outputs: &mut [Output]
                 false => output.push_frame(plan, frame, ring, spec.stride),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Array, AsArray, Decimal128Array, Float64Array, Int64Array};
+    use arrow::datatypes::{DataType, Decimal128Type, Float64Type, Int64Type};
+
+    use super::super::{Aggregate, Column, Frame, Function};
+    use super::*;
+
+    const STDDEV: Function = Function::Variance {
+        sample: true,
+        root: true,
+    };
+
+    /// Windows over one column: the given functions over the last 10 us.
+    fn windows(input: DataType, functions: &[(Function, DataType)]) -> WindowState {
+        let aggregates = (functions.iter().cloned())
+            .map(|(function, output)| Aggregate {
+                function,
+                column: 0,
+                frame: 0,
+                output,
+            })
+            .collect();
+        let frame = Frame {
+            preceding_us: 10,
+            until_us: 0,
+        };
+        let column = Column { data_type: input };
+        WindowState::new(Arc::new(
+            WindowSpec::new(vec![column], vec![frame], aggregates, 5).unwrap(),
+        ))
+    }
+
+    /// One key's results for rows at the given times.
+    fn run(state: &mut WindowState, times_us: &[i64], values: ArrayRef) -> WindowOutput {
+        let all = vec![true; times_us.len()];
+        let slots = vec![0; times_us.len()];
+        let rows = WindowRows {
+            slots: &slots,
+            times_us,
+            enters: &all,
+            emits: &all,
+            columns: &[values],
+        };
+        state.compute(&rows).unwrap()
+    }
+
+    #[test]
+    fn integers_of_any_size_are_exact() {
+        let functions = [
+            (Function::Sum, DataType::Int64),
+            (Function::Min, DataType::Int64),
+            (Function::Max, DataType::Int64),
+            (STDDEV, DataType::Float64),
+        ];
+        let mut state = windows(DataType::Int64, &functions);
+        let values = [i64::MIN, i64::MAX, 3, 5, -(1 << 50), 7];
+        let times = [0, 1, 2, 20, 21, 40];
+        let out = run(
+            &mut state,
+            &times,
+            Arc::new(Int64Array::from(values.to_vec())),
+        );
+        let column = |n: usize| out.columns[n].as_primitive::<Int64Type>().values().to_vec();
+        let big = -(1i64 << 50);
+        assert_eq!(column(0), [i64::MIN, -1, 2, 5, 5 + big, 7]);
+        assert_eq!(column(1), [i64::MIN, i64::MIN, i64::MIN, 5, big, 7]);
+        assert_eq!(column(2), [i64::MIN, i64::MAX, i64::MAX, 5, 5, 7]);
+        let spread = out.columns[3].as_primitive::<Float64Type>();
+        assert!(spread.is_null(0) && spread.is_null(3) && spread.is_null(5));
+        let expected = (5.0 - big as f64) / 2f64.sqrt();
+        assert!((spread.value(4) / expected - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn wide_decimals_are_exact() {
+        let wide = DataType::Decimal128(38, 4);
+        let functions = [(Function::Sum, wide.clone()), (Function::Max, wide.clone())];
+        let mut state = windows(wide, &functions);
+        let values = [10i128.pow(37), -(10i128.pow(36)), 1];
+        let array = Decimal128Array::from(values.to_vec())
+            .with_precision_and_scale(38, 4)
+            .unwrap();
+        let out = run(&mut state, &[0, 1, 11], Arc::new(array));
+        let sums = out.columns[0].as_primitive::<Decimal128Type>();
+        assert_eq!(
+            sums.values(),
+            &[values[0], values[0] + values[1], values[1] + 1]
+        );
+        let most = out.columns[1].as_primitive::<Decimal128Type>();
+        assert_eq!(most.values(), &[values[0], values[0], 1]);
+    }
+
+    #[test]
+    fn a_late_row_sees_only_what_all_stores_still_have() {
+        let mut state = windows(DataType::Float64, &[(Function::Sum, DataType::Float64)]);
+        let times = [0, 8, 20, 14, 4, 9];
+        let out = run(
+            &mut state,
+            &times,
+            Arc::new(Float64Array::from(vec![1.0; 6])),
+        );
+        // The newest time is 20 from the third row on: 5 us late are allowed, 15 us back are seen.
+        assert_eq!(out.late, [false, false, false, true, true, true]);
+        let sums: Vec<_> = out.columns[0]
+            .as_primitive::<Float64Type>()
+            .iter()
+            .collect();
+        assert_eq!(
+            sums,
+            [Some(1.0), Some(2.0), Some(1.0), Some(2.0), None, Some(2.0)]
+        );
     }
 }

@@ -1,0 +1,322 @@
+//! All windows of one `PARTITION BY` key: compiled arguments, slots, and the rings behind them.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
+use arrow::datatypes::{DataType, SchemaRef};
+use datafusion::logical_expr::Expr;
+use datafusion::physical_expr::PhysicalExpr;
+use sanderling_schemas::Relation;
+use sanderling_schemas::relation::{EVENT_TIME, STREAM};
+use sanderling_state::window::{
+    Aggregate, Column, Function, WindowOutput, WindowRows, WindowSpec, WindowState,
+};
+use sanderling_state::{KeyIndex, Restored, Snapshot};
+
+use crate::FeatureError;
+use crate::keys::KeyEncoder;
+use crate::plan::Plan;
+use crate::windows::WindowCall;
+
+/// All windows of one `PARTITION BY`.
+pub(crate) struct WindowGroup {
+    /// Windows of the plan, in the order of the outputs.
+    windows: Vec<usize>,
+    key: GroupKey,
+    arguments: Vec<(Arc<dyn PhysicalExpr>, String)>,
+    state: WindowState,
+}
+
+/// Where a group's slots come from.
+enum GroupKey {
+    /// The key is an entity's, and so are the slots.
+    Entity(usize),
+    Own {
+        exprs: Vec<Arc<dyn PhysicalExpr>>,
+        encoder: KeyEncoder,
+        index: KeyIndex,
+    },
+}
+
+/// What a group is given of a batch.
+pub(crate) struct GroupRows<'a> {
+    pub rows: &'a RecordBatch,
+    pub times_us: &'a [i64],
+    pub enters: &'a [bool],
+    pub emits: &'a [bool],
+    /// Slots of the entities.
+    pub slots: &'a [Vec<u32>],
+}
+
+impl WindowGroup {
+    /// Groups the plan's windows by key.
+    pub(crate) fn of(plan: &Plan, relation: &Relation) -> Result<Vec<Self>, FeatureError> {
+        let mut keys: Vec<(&[Expr], Vec<usize>)> = Vec::new();
+        for (number, call) in plan.windows.iter().enumerate() {
+            match keys
+                .iter_mut()
+                .find(|(key, _)| *key == call.partition_by.as_slice())
+            {
+                Some((_, windows)) => windows.push(number),
+                None => keys.push((&call.partition_by, vec![number])),
+            }
+        }
+        keys.into_iter()
+            .map(|(key, windows)| Self::new(plan, relation, key, windows))
+            .collect()
+    }
+
+    fn new(
+        plan: &Plan,
+        relation: &Relation,
+        key: &[Expr],
+        windows: Vec<usize>,
+    ) -> Result<Self, FeatureError> {
+        let schema = &relation.schema;
+        let mut exprs: Vec<Expr> = Vec::new();
+        let mut arguments = Vec::new();
+        let (mut columns, mut frames, mut aggregates) = (Vec::new(), Vec::new(), Vec::new());
+        for number in &windows {
+            let call = &plan.windows[*number];
+            let kept = call.kept(plan, schema)?;
+            let column = match exprs.iter().position(|expr| *expr == kept) {
+                Some(column) => column,
+                None => {
+                    let compiled = plan.compile(&kept, schema)?;
+                    columns.push(Column {
+                        data_type: type_of(&compiled, schema)?,
+                    });
+                    arguments.push((compiled, call.text.clone()));
+                    exprs.push(kept);
+                    columns.len() - 1
+                }
+            };
+            let frame = frames
+                .iter()
+                .position(|frame| *frame == call.frame)
+                .unwrap_or_else(|| {
+                    frames.push(call.frame);
+                    frames.len() - 1
+                });
+            check(call, &columns[column], plan, relation)?;
+            aggregates.push(Aggregate {
+                function: call.function,
+                column,
+                frame,
+                output: call.data_type.clone(),
+            });
+        }
+        let key = match key {
+            [Expr::Column(column)] => relation
+                .entities
+                .iter()
+                .position(|entity| entity.key == column.name),
+            _ => None,
+        }
+        .map(|entity| Ok(GroupKey::Entity(entity)))
+        .unwrap_or_else(|| GroupKey::own(plan, schema, key))?;
+        let spec = WindowSpec::new(columns, frames, aggregates, relation.lateness_us)?;
+        Ok(WindowGroup {
+            windows,
+            key,
+            arguments,
+            state: WindowState::new(Arc::new(spec)),
+        })
+    }
+
+    /// Takes the rows in and returns the results of those that emit.
+    pub(crate) fn compute(&mut self, rows: &GroupRows<'_>) -> Result<WindowOutput, FeatureError> {
+        let columns = self.arguments_of(rows.rows)?;
+        let own;
+        let slots = match &mut self.key {
+            GroupKey::Entity(entity) => &rows.slots[*entity],
+            GroupKey::Own {
+                exprs,
+                encoder,
+                index,
+            } => {
+                let parts = (exprs.iter())
+                    .map(|expr| evaluate(expr, rows.rows, "PARTITION BY"))
+                    .collect::<Result<Vec<_>, _>>()?;
+                let keys = encoder.keys(&parts)?;
+                own = (rows.enters.iter().enumerate())
+                    .map(|(row, enters)| match enters {
+                        true => {
+                            keys.with(row, |key| key.map_or(NULL_KEY, |key| index.slot_of(key)))
+                        }
+                        false => NULL_KEY,
+                    })
+                    .collect::<Vec<_>>();
+                &own
+            }
+        };
+        Ok(self.state.compute(&WindowRows {
+            slots,
+            times_us: rows.times_us,
+            enters: rows.enters,
+            emits: rows.emits,
+            columns: &columns,
+        })?)
+    }
+
+    /// The results that the rows would have if each were the first of its key.
+    pub(crate) fn alone(
+        &self,
+        rows: &RecordBatch,
+        times_us: &[i64],
+    ) -> Result<WindowOutput, FeatureError> {
+        let columns = self.arguments_of(rows)?;
+        let slots: Vec<u32> = (0..rows.num_rows() as u32).collect();
+        let all = vec![true; rows.num_rows()];
+        Ok(self.state.fresh().compute(&WindowRows {
+            slots: &slots,
+            times_us,
+            enters: &all,
+            emits: &all,
+            columns: &columns,
+        })?)
+    }
+
+    /// The plan's windows, in the order of the results.
+    pub(crate) fn windows(&self) -> &[usize] {
+        &self.windows
+    }
+
+    fn arguments_of(&self, rows: &RecordBatch) -> Result<Vec<ArrayRef>, FeatureError> {
+        self.arguments
+            .iter()
+            .map(|(expr, text)| evaluate(expr, rows, text))
+            .collect()
+    }
+
+    pub(crate) fn snapshot(&self, name: &str, snapshot: &mut Snapshot) {
+        self.state.snapshot(&format!("{name}/rings"), snapshot);
+        if let GroupKey::Own { index, .. } = &self.key {
+            index.snapshot(&format!("{name}/keys"), snapshot);
+        }
+    }
+
+    pub(crate) fn restore(&mut self, name: &str, restored: &Restored) -> Result<(), FeatureError> {
+        self.state
+            .restore(restored.section(&format!("{name}/rings"))?)?;
+        if let GroupKey::Own { index, .. } = &mut self.key {
+            *index = KeyIndex::restore(restored.section(&format!("{name}/keys"))?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Slot of a single key column's NULL: a key of its own.
+const NULL_KEY: u32 = sanderling_schemas::NO_SLOT;
+
+impl GroupKey {
+    fn own(plan: &Plan, schema: &SchemaRef, key: &[Expr]) -> Result<Self, FeatureError> {
+        let exprs = key
+            .iter()
+            .map(|expr| plan.compile(expr, schema))
+            .collect::<Result<Vec<_>, _>>()?;
+        let types = exprs
+            .iter()
+            .map(|expr| type_of(expr, schema))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(GroupKey::Own {
+            exprs,
+            encoder: KeyEncoder::new(&types)?,
+            index: KeyIndex::default(),
+        })
+    }
+}
+
+/// Type of an expression over the relation.
+pub(crate) fn type_of(
+    expr: &Arc<dyn PhysicalExpr>,
+    schema: &SchemaRef,
+) -> Result<DataType, FeatureError> {
+    expr.data_type(schema).map_err(|e| FeatureError::sql(&e))
+}
+
+/// Refuses what there is no kernel for, and what counts rows where rows are of several kinds.
+fn check(
+    call: &WindowCall,
+    column: &Column,
+    plan: &Plan,
+    relation: &Relation,
+) -> Result<(), FeatureError> {
+    if let (Function::Avg, DataType::Decimal128(26.., scale)) = (call.function, &column.data_type) {
+        return Err(FeatureError::refused(
+            &call.text,
+            "the mean of a decimal of more than 25 digits may not fit",
+            format!("cast the argument to decimal(25, {scale}) or to double"),
+        ));
+    }
+    let aggregate = Aggregate {
+        function: call.function,
+        column: 0,
+        frame: 0,
+        output: call.data_type.clone(),
+    };
+    WindowSpec::new(vec![column.clone()], vec![call.frame], vec![aggregate], 0).map_err(|e| {
+        FeatureError::refused(
+            &call.text,
+            e,
+            "cast the argument to bigint, decimal or double",
+        )
+    })?;
+
+    let several = relation.labels.is_some() || relation.streams.len() > 1;
+    let by_rows = !matches!(call.function, Function::Min | Function::Max);
+    let apart = call.filter.is_some()
+        || call
+            .partition_by
+            .iter()
+            .any(|key| key.column_refs().iter().any(|c| c.name == STREAM));
+    // Columns that every row has, and those that label rows have or take over from their event.
+    let mut shared = vec![EVENT_TIME, STREAM];
+    let keys = plan.key_columns(relation);
+    if let Some(labels) = &relation.labels {
+        shared.push(&labels.reference);
+        shared.extend(
+            keys.iter()
+                .map(|at| relation.schema.field(*at).name().as_str()),
+        );
+    }
+    let own = call
+        .argument
+        .column_refs()
+        .iter()
+        .any(|c| !shared.contains(&c.name.as_str()));
+    if several && by_rows && !apart && !own {
+        return Err(FeatureError::refused(
+            &call.text,
+            "it counts rows as such, those of labels and other streams too",
+            "aggregate a column that only this stream has, such as count(amount), or add \
+             FILTER (WHERE stream = '...')",
+        ));
+    }
+    Ok(())
+}
+
+/// Evaluates an expression to one value a row.
+pub(crate) fn evaluate(
+    expr: &Arc<dyn PhysicalExpr>,
+    rows: &RecordBatch,
+    what: &str,
+) -> Result<ArrayRef, FeatureError> {
+    expr.evaluate(rows)
+        .and_then(|value| value.into_array(rows.num_rows()))
+        .map_err(|source| FeatureError::Evaluate {
+            feature: what.to_string(),
+            source: Box::new(source),
+        })
+}
+
+/// The rows `picks` of a batch's columns.
+pub(crate) fn take_rows(
+    columns: &[ArrayRef],
+    picks: &UInt32Array,
+) -> Result<Vec<ArrayRef>, FeatureError> {
+    columns
+        .iter()
+        .map(|column| Ok(arrow::compute::take(column, picks, None)?))
+        .collect()
+}

@@ -1,5 +1,6 @@
 //! All windows of one `PARTITION BY` key: compiled arguments, slots, and the rings behind them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
@@ -9,7 +10,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use sanderling_schemas::Relation;
 use sanderling_schemas::relation::{EVENT_TIME, STREAM};
 use sanderling_state::window::{
-    Aggregate, Column, Function, WindowOutput, WindowRows, WindowSpec, WindowState,
+    Aggregate, COLUMNS_MAX, Column, Function, WindowOutput, WindowRows, WindowSpec, WindowState,
 };
 use sanderling_state::{KeyIndex, Restored, Snapshot};
 
@@ -49,16 +50,26 @@ pub(crate) struct GroupRows<'a> {
 }
 
 impl WindowGroup {
-    /// Groups the plan's windows by key.
+    /// Groups the plan's windows by key, and where a key has more arguments than a ring holds columns,
+    /// into several groups.
     pub(crate) fn of(plan: &Plan, relation: &Relation) -> Result<Vec<Self>, FeatureError> {
         let mut keys: Vec<(&[Expr], Vec<usize>)> = Vec::new();
         for (number, call) in plan.windows.iter().enumerate() {
+            let room = |windows: &[usize]| {
+                let arguments = |number: &usize| {
+                    let call: &WindowCall = &plan.windows[*number];
+                    (&call.argument, &call.filter)
+                };
+                let others: HashSet<_> = windows.iter().map(arguments).collect();
+                others.len() < COLUMNS_MAX || others.contains(&arguments(&number))
+            };
+            let key = call.partition_by.as_slice();
             match keys
                 .iter_mut()
-                .find(|(key, _)| *key == call.partition_by.as_slice())
+                .find(|(other, windows)| *other == key && room(windows))
             {
                 Some((_, windows)) => windows.push(number),
-                None => keys.push((&call.partition_by, vec![number])),
+                None => keys.push((key, vec![number])),
             }
         }
         keys.into_iter()

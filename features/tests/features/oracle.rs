@@ -374,3 +374,36 @@ fn a_cold_event_sees_itself_alone() {
         assert_eq!(cold.slice(at, 1), alone.features);
     }
 }
+
+#[test]
+fn a_key_may_have_more_arguments_than_a_ring_has_columns() {
+    let features: Vec<String> = (0..150)
+        .map(|n| format!("sum(units + {n}) OVER w AS f{n}"))
+        .collect();
+    let sql = format!(
+        "SELECT {} FROM events WINDOW w AS (PARTITION BY card_id ORDER BY event_time \
+         RANGE BETWEEN INTERVAL '1 day' PRECEDING AND CURRENT ROW)",
+        features.join(", ")
+    );
+    let relation = relation(true);
+    let row = |n: i64| Row {
+        time_us: n,
+        label: false,
+        id: n,
+        card: Some(0),
+        terminal: None,
+        amount: None,
+        speed: None,
+        units: Some(n),
+        is_fraud: None,
+    };
+    let mut engine = FeatureEngine::new(relation.clone(), &sql).unwrap();
+    let features = engine
+        .compute(&batch(&relation, &[row(1), row(2)]))
+        .unwrap()
+        .features;
+    for (n, column) in features.columns().iter().enumerate() {
+        let sums = column.as_primitive::<arrow::datatypes::Int64Type>();
+        assert_eq!(sums.values(), &[1 + n as i64, 3 + 2 * n as i64]);
+    }
+}

@@ -17,5 +17,5 @@ mod ring;
 mod spec;
 mod state;
 
-pub use spec::{Aggregate, Column, Frame, Function, WindowSpec};
+pub use spec::{Aggregate, COLUMNS_MAX, Column, Frame, Function, WindowSpec};
 pub use state::{WindowOutput, WindowRows, WindowState};

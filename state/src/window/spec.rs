@@ -144,8 +144,8 @@ pub struct WindowSpec {
 /// Words of a frame before its accumulators.
 const FRAME_WORDS: usize = 4;
 
-/// Columns of one key's windows: one bit each in a row's second word.
-const COLUMNS_MAX: usize = 64;
+/// Most columns of one key's windows: one bit each in a row's second word.
+pub const COLUMNS_MAX: usize = 64;
 
 impl WindowSpec {
     /// Compiles the windows of one key; `lateness_us` as in [`sanderling_schemas::Relation`].

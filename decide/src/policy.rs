@@ -1,0 +1,336 @@
+//! The policy: thresholds and conditions to an action, attributions to reasons.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, Float64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use sanderling_schemas::{
+    Action, Attribution, FeatureRow, FeatureSchema, Output, Reason, Rung, ScoreBatch, probability,
+};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use crate::condition::{Compiler, Condition};
+use crate::place::Source;
+use crate::reason::ReasonCodes;
+use crate::{POLICY_FILE, PolicyError, REASON_CODES_FILE};
+
+/// Column of the calibrated probability in a condition; NULL where the score is not log-odds.
+const PROBABILITY: &str = "probability";
+/// Column of the score on its own scale in a condition.
+const SCORE: &str = "score";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PolicyFile {
+    version: u32,
+    #[serde(default)]
+    thresholds: Thresholds,
+    #[serde(default)]
+    score_thresholds: Thresholds,
+    #[serde(default)]
+    combine: Combine,
+    #[serde(default)]
+    conditions: Vec<ConditionEntry>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Thresholds {
+    review: Option<f64>,
+    decline: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Combine {
+    #[default]
+    Strictest,
+    First,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConditionEntry {
+    when: String,
+    action: Action,
+}
+
+impl Thresholds {
+    fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+
+    fn action(self, value: f64) -> Action {
+        let reached = |threshold: Option<f64>| threshold.is_some_and(|t| value >= t);
+        if reached(self.decline) {
+            Action::Decline
+        } else if reached(self.review) {
+            Action::Review
+        } else {
+            Action::Approve
+        }
+    }
+
+    fn check(self, source: Source<'_>, key: &str, probabilities: bool) -> Result<(), PolicyError> {
+        let fault = |message: String, cure: &str| Err(source.fault_of_key(key, message, cure));
+        for value in [self.review, self.decline].into_iter().flatten() {
+            if !value.is_finite() || (probabilities && !(0.0..=1.0).contains(&value)) {
+                let cure = "write probabilities between 0 and 1 under thresholds, scores under score_thresholds";
+                return fault(format!("{value} is no threshold"), cure);
+            }
+        }
+        match (self.review, self.decline) {
+            (Some(review), Some(decline)) if review > decline => fault(
+                format!("review at {review} never comes before decline at {decline}"),
+                "let review begin at a lower threshold than decline",
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What is done about a scored event, and what is said about it. Made once for a pipeline.
+#[derive(Debug)]
+pub struct Policy {
+    thresholds: Thresholds,
+    score_thresholds: Thresholds,
+    combine: Combine,
+    conditions: Vec<(Condition, Action)>,
+    /// Features, then `probability` and `score`.
+    schema: SchemaRef,
+    codes: ReasonCodes,
+    version: Arc<str>,
+    declared_versions: (u32, u32),
+}
+
+impl Policy {
+    /// The policy that the two files say, over these features.
+    ///
+    /// Fails on what is not YAML of the documented form, on conditions that do not compile over the
+    /// features, and on codes that are not unique or could never be given.
+    pub fn parse(
+        policy_yaml: &str,
+        reason_codes_yaml: &str,
+        features: &FeatureSchema,
+    ) -> Result<Self, PolicyError> {
+        let source = Source {
+            file: POLICY_FILE,
+            text: policy_yaml,
+        };
+        let file: PolicyFile =
+            source.parse("see the form in the documentation: version, thresholds, conditions")?;
+        file.thresholds.check(source, "thresholds", true)?;
+        file.score_thresholds
+            .check(source, "score_thresholds", false)?;
+
+        let mut fields: Vec<Field> = features
+            .fields
+            .iter()
+            .map(|f| Field::new(&f.name, f.data_type.clone(), true))
+            .collect();
+        if let Some(taken) = fields
+            .iter()
+            .find(|f| [PROBABILITY, SCORE].contains(&f.name().as_str()))
+        {
+            let message = format!(
+                "a feature is called {}, which names the model's answer here",
+                taken.name()
+            );
+            return Err(source.fault_of_key(
+                "conditions",
+                message,
+                "rename the feature in features.sql",
+            ));
+        }
+        let feature_schema = Arc::new(Schema::new(fields.clone()));
+        fields.push(Field::new(PROBABILITY, DataType::Float64, true));
+        fields.push(Field::new(SCORE, DataType::Float64, true));
+        let schema = Arc::new(Schema::new(fields));
+        let compiler = Compiler::new(schema.clone()).map_err(|message| {
+            source.fault_of_key(
+                "conditions",
+                message,
+                "name each feature once in features.sql",
+            )
+        })?;
+
+        let mut conditions = Vec::with_capacity(file.conditions.len());
+        for (i, entry) in file.conditions.iter().enumerate() {
+            let condition = compiler.compile(&entry.when).map_err(|message| {
+                source.fault(
+                    "when",
+                    i,
+                    &entry.when,
+                    message,
+                    "write a SQL condition over the features, probability and score",
+                )
+            })?;
+            if entry.action == Action::Approve && file.combine == Combine::Strictest {
+                let message = "approve never wins where the strictest action does";
+                return Err(source.fault(
+                    "when",
+                    i,
+                    &entry.when,
+                    message,
+                    "write combine: first, or drop the condition",
+                ));
+            }
+            conditions.push((condition, entry.action));
+        }
+
+        let codes_source = Source {
+            file: REASON_CODES_FILE,
+            text: reason_codes_yaml,
+        };
+        let (codes, codes_version) = ReasonCodes::parse(codes_source, feature_schema)?;
+        let mut hash = Sha256::new();
+        for text in [policy_yaml, reason_codes_yaml] {
+            hash.update((text.len() as u64).to_le_bytes());
+            hash.update(text.as_bytes());
+        }
+        Ok(Self {
+            thresholds: file.thresholds,
+            score_thresholds: file.score_thresholds,
+            combine: file.combine,
+            conditions,
+            schema,
+            codes,
+            version: hex::encode(hash.finalize()).into(),
+            declared_versions: (file.version, codes_version),
+        })
+    }
+
+    /// SHA-256 over both files, hex.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// The version numbers that `policy.yaml` and `reason_codes.yaml` give themselves.
+    pub fn declared_versions(&self) -> (u32, u32) {
+        self.declared_versions
+    }
+
+    /// Checks that whatever the model can attribute a score to can be put in words: every group has
+    /// a code that holds always. Codes of other groups are allowed, for a model without them.
+    pub fn validate(&self, groups: &[String]) -> Result<(), PolicyError> {
+        match self.codes.group_without_words(groups) {
+            None => Ok(()),
+            Some(group) => Err(PolicyError {
+                file: REASON_CODES_FILE,
+                line: None,
+                column: None,
+                message: format!(
+                    "the group {group:?} of the model has no code without a condition"
+                ),
+                cure: format!("add a code with `group: {group}` and no `when`"),
+            }),
+        }
+    }
+
+    /// What to do about each scored row. `features` are the rows that were scored, with the columns
+    /// the policy was parsed for.
+    pub fn act(
+        &self,
+        scores: &ScoreBatch,
+        features: &RecordBatch,
+    ) -> Result<Vec<Action>, PolicyError> {
+        if scores.scores.len() != features.num_rows() {
+            return Err(self.unfit(format!(
+                "{} scores for {} rows",
+                scores.scores.len(),
+                features.num_rows()
+            )));
+        }
+        if scores.output != Output::LogOdds && !self.thresholds.is_empty() {
+            return Err(self.unfit(
+                "thresholds are probabilities, and this model's score is none".to_string(),
+            ));
+        }
+        if let Some(row) = scores.scores.iter().position(|s| s.is_nan()) {
+            return Err(self.unfit(format!("the score of row {row} is not a number")));
+        }
+        let mut actions: Vec<Action> = scores
+            .scores
+            .iter()
+            .map(|s| self.by_threshold(scores.output, scores.rung, *s))
+            .collect();
+        if self.conditions.is_empty() {
+            return Ok(actions);
+        }
+        let rows = self.rows(scores, features)?;
+        let mut settled = vec![false; actions.len()];
+        for (condition, action) in &self.conditions {
+            let holds = condition
+                .evaluate(&rows)
+                .map_err(|message| self.unfit(message))?;
+            for (row, decided) in settled.iter_mut().enumerate() {
+                if !holds.is_valid(row) || !holds.value(row) {
+                    continue;
+                }
+                match self.combine {
+                    Combine::Strictest => actions[row] = actions[row].max(*action),
+                    Combine::First if !*decided => actions[row] = *action,
+                    Combine::First => {}
+                }
+                *decided = true;
+            }
+        }
+        Ok(actions)
+    }
+
+    /// The principal reasons for a score, strongest first: the groups that raised it, in words. A
+    /// group that lowered it, or did nothing, is no reason.
+    pub fn reasons(
+        &self,
+        attribution: &Attribution,
+        features: &FeatureRow,
+    ) -> Result<Vec<Reason>, PolicyError> {
+        self.codes.reasons(attribution, features)
+    }
+
+    fn by_threshold(&self, output: Output, rung: Rung, score: f64) -> Action {
+        if rung == Rung::Rules {
+            return Action::Approve;
+        }
+        let by_score = self.score_thresholds.action(score);
+        match output {
+            Output::LogOdds => by_score.max(self.thresholds.action(probability(score))),
+            Output::Value | Output::Forecast => by_score,
+        }
+    }
+
+    /// What conditions are evaluated over.
+    fn rows(
+        &self,
+        scores: &ScoreBatch,
+        features: &RecordBatch,
+    ) -> Result<RecordBatch, PolicyError> {
+        let probability: Float64Array = match scores.output {
+            Output::LogOdds => scores
+                .scores
+                .iter()
+                .map(|s| Some(probability(*s)))
+                .collect(),
+            Output::Value | Output::Forecast => scores.scores.iter().map(|_| None::<f64>).collect(),
+        };
+        let mut columns: Vec<ArrayRef> = features.columns().to_vec();
+        columns.push(Arc::new(probability));
+        columns.push(Arc::new(Float64Array::from(scores.scores.clone())));
+        RecordBatch::try_new(self.schema.clone(), columns).map_err(|e| self.unfit(e.to_string()))
+    }
+
+    /// What it was given to act on is not what it was made for.
+    fn unfit(&self, message: String) -> PolicyError {
+        PolicyError {
+            file: POLICY_FILE,
+            line: None,
+            column: None,
+            message,
+            cure: "thresholds are for models of log-odds, score_thresholds for any; guard a division in a condition with nullif".to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,7 @@ mod graph;
 mod history;
 mod loss;
 mod params;
+mod recurrence;
 mod stages;
 
 use std::sync::Arc;

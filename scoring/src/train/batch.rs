@@ -21,14 +21,14 @@ pub(crate) struct Present {
     pub(crate) missing: Tensor,
 }
 
-/// One recurrent step of all rows.
-pub(crate) struct Step {
-    /// rows x inputs.
+/// The unrolled steps of all rows, oldest first.
+pub(crate) struct Steps {
+    /// (steps x rows) x inputs.
     pub(crate) z: Tensor,
-    /// rows x extras.
+    /// (steps x rows) x extras.
     pub(crate) extras: Tensor,
-    /// rows x 1: 0 where the row has no such step.
-    pub(crate) mask: Tensor,
+    /// steps x rows: 0 where the row has no such step.
+    pub(crate) mask: Vec<f32>,
 }
 
 /// What attention looks over.
@@ -37,20 +37,17 @@ pub(crate) struct Ring {
     pub(crate) z: Tensor,
     /// (rows x events) x (1 + lstm): first stage's output, own memory then.
     pub(crate) extras: Tensor,
-    /// rows x events x 1.
-    pub(crate) ages: Tensor,
-    /// rows x events x 1: 0 where there is an event, else very negative.
-    pub(crate) bias: Tensor,
-    /// rows x 1: whether there is any event.
-    pub(crate) any: Tensor,
+    /// rows x events.
+    pub(crate) ages: Vec<f32>,
+    /// rows x events: 0 where there is no event.
+    pub(crate) mask: Vec<f32>,
 }
 
 /// One memory of some rows.
 pub(crate) struct Past {
     /// rows x carry, where the unrolled steps begin.
-    pub(crate) carry: Tensor,
-    /// Oldest first.
-    pub(crate) steps: Vec<Step>,
+    pub(crate) carry: Vec<f32>,
+    pub(crate) steps: Steps,
     /// rows x 2.
     pub(crate) scalars: Tensor,
     /// Absent in a forecast.
@@ -132,22 +129,17 @@ impl Source<'_> {
                 carry.copy_from_slice(known);
             }
         }
-        let steps = (0..count)
-            .map(|step| {
-                let of = |row: usize| chain[row * count + step];
-                self.step(n, of, 2, |event, extras| {
-                    let place = self.place(event).unwrap_or(0);
-                    extras[0] = self.inputs.first_stage[place];
-                    extras[1] = self.history.own[event as usize][1];
-                })
-            })
-            .collect::<Result<_, _>>()?;
+        let steps = self.steps(&chain, count, 2, |event, extras| {
+            extras[0] = self.inputs.first_stage[self.place(event)?];
+            extras[1] = self.history.own[event as usize][1];
+            Some(event)
+        })?;
         let scalars = rows
             .iter()
             .flat_map(|&row| self.history.own[row as usize])
             .collect();
         Ok(Past {
-            carry: tensor(carry, &[n, 2 * hidden])?,
+            carry,
             steps,
             scalars: tensor(scalars, &[n, 2])?,
             ring: self.ring(0, rows)?,
@@ -185,64 +177,54 @@ impl Source<'_> {
                 carry.copy_from_slice(known);
             }
         }
-        let steps = (0..count)
-            .map(|step| {
-                let event = |row: usize| match chain[row * count + step] {
-                    NONE => NONE,
-                    label => self.history.labels[label as usize].of,
-                };
-                let mut step_labels = (0..n)
-                    .map(|row| chain[row * count + step])
-                    .filter(|&l| l != NONE);
-                self.step(n, event, 4, |of, extras| {
-                    let number = step_labels.next().unwrap_or(0) as usize;
-                    let label = self.history.labels[number];
-                    extras[0] = self.inputs.first_stage[self.place(of).unwrap_or(0)];
-                    extras[1] = label.value;
-                    extras[2] = endpoint.since[number];
-                    extras[3] = label.age;
-                })
-            })
-            .collect::<Result<_, _>>()?;
+        let steps = self.steps(&chain, count, 4, |number, extras| {
+            let label = self.history.labels[number as usize];
+            extras[0] = self.inputs.first_stage[self.place(label.of)?];
+            extras[1] = label.value;
+            extras[2] = endpoint.since[number as usize];
+            extras[3] = label.age;
+            Some(label.of)
+        })?;
         let scalars = rows
             .iter()
             .flat_map(|&row| endpoint.scalars[row as usize])
             .collect();
         Ok(Past {
-            carry: tensor(carry, &[n, hidden])?,
+            carry,
             steps,
             scalars: tensor(scalars, &[n, 2])?,
             ring: self.ring(m, rows)?,
         })
     }
 
-    /// One step: the event of each row, or [`NONE`], and what stands beside its token.
-    fn step(
+    /// The steps of `chain` (rows x `count` links): `fill` writes what stands beside a link's token
+    /// and gives its event, or nothing where that is older than the window.
+    fn steps(
         &self,
-        n: usize,
-        event_of: impl Fn(usize) -> u32,
+        chain: &[u32],
+        count: usize,
         width: usize,
-        mut fill: impl FnMut(u32, &mut [f32]),
-    ) -> Result<Step, ScoringError> {
-        let all = self.shape.inputs.len();
-        let mut z = vec![0.0; n * all];
-        let mut extras = vec![0.0; n * width];
-        let mut mask = vec![0.0; n];
-        for row in 0..n {
-            let event = event_of(row);
-            if event == NONE {
+        fill: impl Fn(u32, &mut [f32]) -> Option<u32>,
+    ) -> Result<Steps, ScoringError> {
+        let (all, n) = (self.shape.inputs.len(), chain.len() / count);
+        let mut z = vec![0.0; chain.len() * all];
+        let mut extras = vec![0.0; chain.len() * width];
+        let mut mask = vec![0.0; chain.len()];
+        for (i, &link) in chain.iter().enumerate() {
+            let at = i % count * n + i / count;
+            if link == NONE {
                 continue;
             }
-            if let Some(own) = self.z(event) {
-                z[row * all..][..all].copy_from_slice(own);
-                fill(event, &mut extras[row * width..][..width]);
-                mask[row] = 1.0;
+            let event = fill(link, &mut extras[at * width..][..width]);
+            if let Some(own) = event.and_then(|event| self.z(event)) {
+                z[at * all..][..all].copy_from_slice(own);
+                mask[at] = 1.0;
             }
         }
-        Ok(Step {
-            z: tensor(z, &[n, all])?,
-            extras: tensor(extras, &[n, width])?,
-            mask: tensor(mask, &[n, 1])?,
+        Ok(Steps {
+            z: tensor(z, &[chain.len(), all])?,
+            extras: tensor(extras, &[chain.len(), width])?,
+            mask,
         })
     }
 
@@ -259,8 +241,7 @@ impl Source<'_> {
         let mut z = vec![0.0; n * events * all];
         let mut extras = vec![0.0; n * events * width];
         let mut ages = vec![0.0; n * events];
-        let mut bias = vec![-1e9; n * events];
-        let mut any = vec![0.0; n];
+        let mut mask = vec![0.0; n * events];
         for (i, &row) in rows.iter().enumerate() {
             let mut event = previous[row as usize];
             for cell in i * events..(i + 1) * events {
@@ -278,17 +259,15 @@ impl Source<'_> {
                     extras[1..].copy_from_slice(&own[..hidden]);
                 }
                 ages[cell] = elapsed(times[row as usize] - times[event as usize]);
-                bias[cell] = 0.0;
-                any[i] = 1.0;
+                mask[cell] = 1.0;
                 event = previous[event as usize];
             }
         }
         Ok(Some(Ring {
             z: tensor(z, &[n * events, all])?,
             extras: tensor(extras, &[n * events, width])?,
-            ages: tensor(ages, &[n, events, 1])?,
-            bias: tensor(bias, &[n, events, 1])?,
-            any: tensor(any, &[n, 1])?,
+            ages,
+            mask,
         }))
     }
 }

@@ -1,10 +1,10 @@
 //! The model as a graph of tensors, for gradients. The serving kernels agree with it to 1e-5.
 
-use candle_core::{D, Tensor};
-use candle_nn::ops::{sigmoid, softmax};
+use candle_core::Tensor;
 
 use super::batch::{Past, Present, Ring};
 use super::params::Params;
+use super::recurrence::{Attend, Kind, Unrolled};
 use crate::architecture::Architecture;
 use crate::error::ScoringError;
 
@@ -115,92 +115,53 @@ impl Graph<'_> {
         }
     }
 
-    fn gate(&self, m: usize, part: &str, gate: usize, size: usize) -> Result<Tensor, ScoringError> {
-        Ok(self
-            .params
-            .get(&format!("memory.{m}.{part}"))
-            .narrow(0, gate * size, size)?)
-    }
-
     fn lstm(&self, past: &Past) -> Result<Tensor, ScoringError> {
-        let size = self.shape.options.lstm;
-        let parts = |part: &str| {
-            (0..4)
-                .map(|gate| self.gate(0, part, gate, size))
-                .collect::<Result<Vec<_>, _>>()
-        };
-        let (input, hidden, bias) = (parts("input")?, parts("hidden")?, parts("bias")?);
-        let mut h = past.carry.narrow(1, 0, size)?.contiguous()?;
-        let mut c = past.carry.narrow(1, size, size)?.contiguous()?;
-        for step in &past.steps {
-            let x = Tensor::cat(&[&self.dense(&step.z, "token")?, &step.extras], 1)?;
-            let gate = |g: usize| -> Result<Tensor, ScoringError> {
-                let sum = (times(&x, &input[g])? + times(&h, &hidden[g])?)?;
-                Ok(sum.broadcast_add(&bias[g])?)
-            };
-            let written = (sigmoid(&gate(0)?)? * gate(2)?.tanh()?)?;
-            let next_c = ((sigmoid(&gate(1)?)? * &c)? + written)?;
-            let next_h = (sigmoid(&gate(3)?)? * next_c.tanh()?)?;
-            h = (&h + (next_h - &h)?.broadcast_mul(&step.mask)?)?;
-            c = (&c + (next_c - &c)?.broadcast_mul(&step.mask)?)?;
-        }
-        Ok(h)
+        let bias = self.params.get("memory.0.bias");
+        self.unroll(0, Kind::Lstm, past, bias, &bias.zeros_like()?)
     }
 
     fn gru(&self, m: usize, past: &Past) -> Result<Tensor, ScoringError> {
-        let size = self.shape.options.gru;
-        let parts = |part: &str| {
-            (0..3)
-                .map(|gate| self.gate(m, part, gate, size))
-                .collect::<Result<Vec<_>, _>>()
+        let bias = |part: &str| self.params.get(&format!("memory.{m}.{part}"));
+        self.unroll(m, Kind::Gru, past, bias("bias_input"), bias("bias_hidden"))
+    }
+
+    fn unroll(
+        &self,
+        m: usize,
+        kind: Kind,
+        past: &Past,
+        bias_input: &Tensor,
+        bias_hidden: &Tensor,
+    ) -> Result<Tensor, ScoringError> {
+        let hidden = self.params.get(&format!("memory.{m}.hidden"));
+        let x = Tensor::cat(&[&self.dense(&past.steps.z, "token")?, &past.steps.extras], 1)?;
+        let gates = times(&x, self.params.get(&format!("memory.{m}.input")))?.broadcast_add(bias_input)?;
+        let unrolled = Unrolled {
+            kind,
+            carry: past.carry.clone(),
+            mask: past.steps.mask.clone(),
+            rows: past.scalars.dim(0)?,
+            hidden: hidden.dim(1)?,
         };
-        let (input, hidden) = (parts("input")?, parts("hidden")?);
-        let (bias_input, bias_hidden) = (parts("bias_input")?, parts("bias_hidden")?);
-        let mut h = past.carry.clone();
-        for step in &past.steps {
-            let x = Tensor::cat(&[&self.dense(&step.z, "token")?, &step.extras], 1)?;
-            let from_input = |g: usize| -> Result<Tensor, ScoringError> {
-                Ok(times(&x, &input[g])?.broadcast_add(&bias_input[g])?)
-            };
-            let from_carry = |g: usize| -> Result<Tensor, ScoringError> {
-                Ok(times(&h, &hidden[g])?.broadcast_add(&bias_hidden[g])?)
-            };
-            let reset = sigmoid(&(from_input(0)? + from_carry(0)?)?)?;
-            let update = sigmoid(&(from_input(1)? + from_carry(1)?)?)?;
-            let new = (from_input(2)? + (reset * from_carry(2)?)?)?.tanh()?;
-            let next = (&new + (update * (&h - &new)?)?)?;
-            h = (&h + (next - &h)?.broadcast_mul(&step.mask)?)?;
-        }
-        Ok(h)
+        Ok(gates.apply_op3(hidden, bias_hidden, unrolled)?)
     }
 
     fn attention(&self, m: usize, embedded: &Tensor, ring: &Ring) -> Result<Tensor, ScoringError> {
-        let (heads, head) = (self.shape.options.heads, self.shape.options.head_size);
-        let (rows, events, _) = ring.ages.dims3()?;
         let query = self.dense(embedded, &format!("attention.{m}.query"))?;
         let token = self.dense(&ring.z, "token")?;
-        let x = Tensor::cat(&[&token, &ring.extras], 1)?;
-        let weight = self.params.get(&format!("attention.{m}.event.weight"));
-        let bias = self.params.get(&format!("attention.{m}.event.bias"));
-        let project = |part: usize| -> Result<Tensor, ScoringError> {
-            let size = heads * head;
-            let weight = weight.narrow(0, part * size, size)?;
-            let product =
-                times(&x, &weight)?.broadcast_add(&bias.narrow(0, part * size, size)?)?;
-            Ok(product.reshape((rows, events, heads, head))?)
-        };
-        let (key, value) = (project(0)?, project(1)?);
-        let query = query.reshape((rows, 1, heads, head))?;
-        let dots = key.broadcast_mul(&query)?.sum(D::Minus1)?;
+        let entries =
+            self.dense(&Tensor::cat(&[&token, &ring.extras], 1)?, &format!("attention.{m}.event"))?;
         let decay = self.params.get(&format!("attention.{m}.decay"));
         // Softplus.
         let decay = (decay.relu()? + (decay.abs()?.neg()?.exp()? + 1.0)?.log()?)?;
-        let decay = decay.reshape((1, 1, heads))?;
-        let logits = ((dots * (1.0 / (head as f64).sqrt()))? - ring.ages.broadcast_mul(&decay)?)?;
-        let weights = softmax(&logits.broadcast_add(&ring.bias)?, 1)?;
-        let read = value.broadcast_mul(&weights.unsqueeze(3)?)?.sum(1)?;
-        Ok(read
-            .reshape((rows, heads * head))?
-            .broadcast_mul(&ring.any)?)
+        let rows = query.dim(0)?;
+        let attend = Attend {
+            rows,
+            events: ring.mask.len() / rows,
+            heads: self.shape.options.heads,
+            mask: ring.mask.clone(),
+            ages: ring.ages.clone(),
+        };
+        Ok(query.apply_op3(&entries, &decay, attend)?)
     }
 }

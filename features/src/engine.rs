@@ -117,7 +117,8 @@ impl FeatureEngine {
     }
 
     /// Takes a batch into the state, row by row, and gives the features of its scored rows. The
-    /// result of a row does not depend on how rows are cut into batches.
+    /// result of a row does not depend on how rows are cut into batches. An expression that fails on
+    /// a row's values, as a division by zero does, is NULL there.
     ///
     /// # Errors
     /// [`FeatureError::Batch`] for rows of another relation, [`FeatureError::Evaluate`] where an

@@ -3,8 +3,11 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
+use arrow::array::{ArrayRef, RecordBatch, UInt32Array, new_null_array};
+use arrow::compute::concat;
 use arrow::datatypes::{DataType, SchemaRef};
+use arrow::error::ArrowError;
+use datafusion::error::DataFusionError;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::PhysicalExpr;
 use sanderling_schemas::Relation;
@@ -307,18 +310,54 @@ fn check(
     Ok(())
 }
 
-/// Evaluates an expression to one value a row.
+/// Evaluates an expression to one value a row. Where a row's own values make it fail (a division by
+/// zero, an overflow), that row gets NULL, whatever batch it stands in.
 pub(crate) fn evaluate(
     expr: &Arc<dyn PhysicalExpr>,
     rows: &RecordBatch,
     what: &str,
 ) -> Result<ArrayRef, FeatureError> {
-    expr.evaluate(rows)
-        .and_then(|value| value.into_array(rows.num_rows()))
-        .map_err(|source| FeatureError::Evaluate {
-            feature: what.to_string(),
-            source: Box::new(source),
-        })
+    let values = |rows: &RecordBatch| {
+        expr.evaluate(rows)
+            .and_then(|value| value.into_array(rows.num_rows()))
+    };
+    let failed = |source: DataFusionError| FeatureError::Evaluate {
+        feature: what.to_string(),
+        source: Box::new(source),
+    };
+    match values(rows) {
+        Ok(array) => Ok(array),
+        Err(error) if is_of_values(&error) => {
+            let data_type = expr.data_type(&rows.schema()).map_err(failed)?;
+            let single = |row: usize| match values(&rows.slice(row, 1)) {
+                Err(error) if is_of_values(&error) => Ok(new_null_array(&data_type, 1)),
+                other => other.map_err(failed),
+            };
+            let arrays = (0..rows.num_rows())
+                .map(single)
+                .collect::<Result<Vec<_>, _>>()?;
+            let arrays: Vec<_> = arrays.iter().map(|array| array.as_ref()).collect();
+            Ok(concat(&arrays)?)
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Whether an expression failed on what a row holds, rather than on how it is built.
+fn is_of_values(error: &DataFusionError) -> bool {
+    match error.find_root() {
+        DataFusionError::Execution(_) => true,
+        DataFusionError::ArrowError(error, _) => matches!(
+            error.as_ref(),
+            ArrowError::DivideByZero
+                | ArrowError::ArithmeticOverflow(_)
+                | ArrowError::CastError(_)
+                | ArrowError::ComputeError(_)
+                | ArrowError::ParseError(_)
+                | ArrowError::InvalidArgumentError(_)
+        ),
+        _ => false,
+    }
 }
 
 /// The rows `picks` of a batch's columns.

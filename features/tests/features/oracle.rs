@@ -407,3 +407,34 @@ fn a_key_may_have_more_arguments_than_a_ring_has_columns() {
         assert_eq!(sums.values(), &[1 + n as i64, 3 + 2 * n as i64]);
     }
 }
+
+#[test]
+fn a_value_that_cannot_be_computed_is_null_in_its_row_alone() {
+    let sql = "SELECT units / (units - 2) AS ratio, sum(units / (units - 2)) OVER w AS total \
+               FROM events WINDOW w AS (PARTITION BY card_id ORDER BY event_time \
+               RANGE BETWEEN INTERVAL '1 day' PRECEDING AND CURRENT ROW)";
+    let relation = relation(true);
+    let rows: Vec<Row> = (1..5)
+        .map(|n| Row {
+            time_us: n,
+            label: false,
+            id: n,
+            card: Some(0),
+            terminal: None,
+            amount: None,
+            speed: None,
+            units: Some(n),
+            is_fraud: None,
+        })
+        .collect();
+    let mut engine = FeatureEngine::new(relation.clone(), sql).unwrap();
+    let features = engine.compute(&batch(&relation, &rows)).unwrap().features;
+    let column = |n: usize| {
+        let values = features
+            .column(n)
+            .as_primitive::<arrow::datatypes::Int64Type>();
+        values.iter().collect::<Vec<_>>()
+    };
+    assert_eq!(column(0), [Some(-1), None, Some(3), Some(2)]);
+    assert_eq!(column(1), [Some(-1), Some(-1), Some(2), Some(4)]);
+}

@@ -18,7 +18,7 @@ const PAGE_KEYS: usize = 1024;
 #[derive(Debug, Clone)]
 pub struct KeyIndex {
     pages: Vec<Arc<KeyPage>>,
-    slots: HashTable<u32>,
+    slots: HashTable<Hashed>,
     hasher: RandomState,
     len: u32,
 }
@@ -46,6 +46,19 @@ impl Page for KeyPage {
         self.ends.write(out);
         self.bytes.write(out);
     }
+}
+
+/// A number in a hash table beside the hash of its key, so that a table grows, and most strangers are
+/// turned away, without a look at the keys.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Hashed {
+    pub hash: u32,
+    pub number: u32,
+}
+
+/// 32 bits of a hash as the 64 that a table wants.
+pub(crate) fn spread(hash: u32) -> u64 {
+    u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// A hasher with fixed seeds. Nothing ever depends on a hash's value but speed.
@@ -85,18 +98,19 @@ impl KeyIndex {
     /// # Panics
     /// At 2^32 - 2 keys, or 4 GiB of keys on one page of 1,024.
     pub fn slot_of(&mut self, key: &[u8]) -> u32 {
-        let (pages, hasher) = (&self.pages, &self.hasher);
+        let pages = &self.pages;
+        let hash = self.hasher.hash_one(key) as u32;
         let entry = self.slots.entry(
-            hasher.hash_one(key),
-            |&slot| key_at(pages, slot) == key,
-            |&slot| hasher.hash_one(key_at(pages, slot)),
+            spread(hash),
+            |known| known.hash == hash && key_at(pages, known.number) == key,
+            |known| spread(known.hash),
         );
         match entry {
-            Entry::Occupied(known) => *known.get(),
+            Entry::Occupied(known) => known.get().number,
             Entry::Vacant(vacant) => {
                 let slot = self.len;
                 assert!(slot < u32::MAX - 1, "more keys than slots");
-                vacant.insert(slot);
+                vacant.insert(Hashed { hash, number: slot });
                 self.append(key);
                 slot
             }
@@ -120,9 +134,11 @@ impl KeyIndex {
 
     /// The slot of a key that has one.
     pub fn find(&self, key: &[u8]) -> Option<u32> {
+        let hash = self.hasher.hash_one(key) as u32;
+        let same = |known: &Hashed| known.hash == hash && self.key(known.number) == key;
         self.slots
-            .find(self.hasher.hash_one(key), |&slot| self.key(slot) == key)
-            .copied()
+            .find(spread(hash), same)
+            .map(|known| known.number)
     }
 
     /// The key of a slot below [`KeyIndex::len`].

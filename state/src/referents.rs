@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ahash::RandomState;
 use hashbrown::HashTable;
 
-use crate::key_index::fixed_hasher;
+use crate::key_index::{Hashed, fixed_hasher, spread};
 use crate::snapshot::{Page, Restored, Snapshot};
 use crate::{Persist, StateError};
 
@@ -47,7 +47,8 @@ pub struct Referents {
     pages: VecDeque<Arc<EventPage>>,
     /// Number of the first event of the first page; events are numbered as they arrive.
     first: u64,
-    numbers: HashTable<u64>,
+    /// The last 32 bits of each event's number, by its id.
+    numbers: HashTable<Hashed>,
     hasher: RandomState,
 }
 
@@ -170,9 +171,12 @@ impl Referents {
         while self.pages.len() > 1 && self.pages[0].newest_us < reach_us {
             let page = self.pages.pop_front().expect("there are two pages");
             for event in 0..page.sequences.len() {
-                let number = self.first + event as u64;
-                let hash = self.hasher.hash_one(page.id(event));
-                if let Ok(entry) = self.numbers.find_entry(hash, |known| *known == number) {
+                let number = (self.first + event as u64) as u32;
+                let hash = self.hasher.hash_one(page.id(event)) as u32;
+                let entry = self
+                    .numbers
+                    .find_entry(spread(hash), |known| known.number == number);
+                if let Ok(entry) = entry {
                     entry.remove();
                 }
             }
@@ -200,7 +204,7 @@ impl Referents {
                 ..Default::default()
             }));
         }
-        let number = self.first + self.len() as u64;
+        let at = self.len();
         let page = Arc::make_mut(self.pages.back_mut().expect("a page was just made"));
         page.newest_us = page.newest_us.max(time_us);
         page.sequences.push(sequence);
@@ -212,23 +216,24 @@ impl Referents {
         }
         page.labelled.push(0);
         page.labels.push(0);
-        self.index(number);
+        self.index(at);
     }
 
-    /// Points the id of event `number` at it.
-    fn index(&mut self, number: u64) {
-        let (pages, first, hasher) = (&self.pages, self.first, &self.hasher);
-        let id_of = |number: u64| {
-            let at = (number - first) as usize;
-            pages[at / PAGE_EVENTS].id(at % PAGE_EVENTS)
+    /// Points the id of the event at `at`, counted from the first stored one, to it.
+    fn index(&mut self, at: usize) {
+        let (pages, first) = (&self.pages, self.first as u32);
+        let id = id_at(pages, at);
+        let hash = self.hasher.hash_one(id) as u32;
+        let number = first.wrapping_add(at as u32);
+        let same = |known: &Hashed| {
+            known.hash == hash && id_at(pages, known.number.wrapping_sub(first) as usize) == id
         };
-        let id = id_of(number);
-        let hash = hasher.hash_one(id);
-        match self.numbers.find_mut(hash, |known| id_of(*known) == id) {
-            Some(known) => *known = number,
+        match self.numbers.find_mut(spread(hash), same) {
+            Some(known) => known.number = number,
             None => {
+                let entry = Hashed { hash, number };
                 self.numbers
-                    .insert_unique(hash, number, |known| hasher.hash_one(id_of(*known)));
+                    .insert_unique(spread(hash), entry, |known| spread(known.hash));
             }
         }
     }
@@ -236,15 +241,16 @@ impl Referents {
     /// Gives the event `reference` the label `value`, known at `time_us`.
     pub fn settle(&mut self, reference: &[u8], value: i64, time_us: i64) -> Settled<'_> {
         let reach_us = self.reach_us().max(time_us.saturating_sub(self.horizon_us));
-        let (pages, first) = (&self.pages, self.first);
-        let found = self.numbers.find(self.hasher.hash_one(reference), |known| {
-            let at = (known - first) as usize;
-            pages[at / PAGE_EVENTS].id(at % PAGE_EVENTS) == reference
+        let (pages, first) = (&self.pages, self.first as u32);
+        let hash = self.hasher.hash_one(reference) as u32;
+        let found = self.numbers.find(spread(hash), |known| {
+            let at = known.number.wrapping_sub(first) as usize;
+            known.hash == hash && id_at(pages, at) == reference
         });
-        let Some(number) = found else {
+        let Some(found) = found else {
             return Settled::Unmatched;
         };
-        let at = (number - first) as usize;
+        let at = found.number.wrapping_sub(first) as usize;
         let (page, event) = (at / PAGE_EVENTS, at % PAGE_EVENTS);
         if self.pages[page].times_us[event] < reach_us {
             return Settled::Unmatched;
@@ -290,8 +296,8 @@ impl Referents {
             if page.sequences.len() != PAGE_EVENTS && number + 1 != section.len() {
                 return Err(StateError::Damaged("a page of events is not full".into()));
             }
-            let from = (number * PAGE_EVENTS) as u64;
-            let events = page.sequences.len() as u64;
+            let from = number * PAGE_EVENTS;
+            let events = page.sequences.len();
             fresh.pages.push_back(Arc::new(page));
             for event in from..from + events {
                 fresh.index(event);
@@ -300,6 +306,11 @@ impl Referents {
         *self = fresh;
         Ok(())
     }
+}
+
+/// Id of the event at `at`, counted from the first one of the first page.
+fn id_at(pages: &VecDeque<Arc<EventPage>>, at: usize) -> &[u8] {
+    pages[at / PAGE_EVENTS].id(at % PAGE_EVENTS)
 }
 
 #[cfg(test)]

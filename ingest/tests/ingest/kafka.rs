@@ -30,6 +30,13 @@ fn source(brokers: &str) -> KafkaSource {
     let options = KafkaOptions {
         brokers: brokers.into(),
         group: "ingest".into(),
+        // The mock broker keeps a group waiting for that long after its last member has left.
+        properties: [
+            ("session.timeout.ms", "6000"),
+            ("heartbeat.interval.ms", "500"),
+        ]
+        .map(|(name, value)| (name.into(), value.into()))
+        .into(),
         ..KafkaOptions::default()
     };
     KafkaSource::new(relation, &specs, &options).unwrap()

@@ -18,7 +18,7 @@ use sanderling_ingest::{
 };
 use sanderling_schemas::{DeadLetter, EventBatch, LabelColumns, Relation, Stream};
 
-pub const MINUTE_US: i64 = 60_000_000;
+const MINUTE_US: i64 = 60_000_000;
 
 fn column(name: &str, data_type: DataType) -> ColumnSpec {
     ColumnSpec {
@@ -44,7 +44,7 @@ fn spec(name: &str, columns: Vec<ColumnSpec>) -> StreamSpec {
 }
 
 /// Payments (scored) and their labels.
-pub fn payments() -> (Arc<Relation>, Vec<StreamSpec>) {
+fn payments() -> (Arc<Relation>, Vec<StreamSpec>) {
     let money = DataType::Decimal128(12, 2);
     let columns = [
         ("id", DataType::Utf8),
@@ -92,7 +92,7 @@ pub fn payments() -> (Arc<Relation>, Vec<StreamSpec>) {
     (Arc::new(relation), vec![payments, labels])
 }
 
-pub fn open(paths: &[&Path], options: FileOptions) -> FileSource {
+fn open(paths: &[&Path], options: FileOptions) -> FileSource {
     let (relation, specs) = payments();
     let input = |path: &&Path| Input {
         stream: "payments".into(),
@@ -103,7 +103,7 @@ pub fn open(paths: &[&Path], options: FileOptions) -> FileSource {
 }
 
 /// Everything a source has, asked for `rows_max` rows at a time.
-pub fn drain(source: &mut FileSource, rows_max: usize) -> (Vec<EventBatch>, Vec<DeadLetter>) {
+fn drain(source: &mut FileSource, rows_max: usize) -> (Vec<EventBatch>, Vec<DeadLetter>) {
     let (mut batches, mut letters) = (Vec::new(), Vec::new());
     loop {
         match source.next(rows_max, Duration::ZERO).unwrap() {
@@ -120,7 +120,7 @@ pub fn drain(source: &mut FileSource, rows_max: usize) -> (Vec<EventBatch>, Vec<
 }
 
 /// Each row as one line: sequence, id, all columns.
-pub fn lines(batches: &[EventBatch]) -> Vec<String> {
+fn lines(batches: &[EventBatch]) -> Vec<String> {
     let mut lines = Vec::new();
     for batch in batches {
         for row in 0..batch.len() {
@@ -142,7 +142,7 @@ pub fn lines(batches: &[EventBatch]) -> Vec<String> {
 }
 
 /// Ids of the payments and label rows, `label:` before the latter.
-pub fn order(batches: &[EventBatch]) -> Vec<String> {
+fn order(batches: &[EventBatch]) -> Vec<String> {
     let mut order = Vec::new();
     for batch in batches {
         let ids = batch.column("id").unwrap().as_string::<i32>();

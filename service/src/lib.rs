@@ -1,1 +1,25 @@
+//! The room with a runtime, a clock, sockets and storage: it carries events through the others.
+//!
+//! `pipeline` tells the story of an event; `line` runs it on several cores; `replay` and `demo`
+//! give it input and take its output away.
 
+pub mod against;
+pub mod checkpoint;
+pub mod cli;
+pub mod demo;
+pub mod evaluate;
+pub mod failure;
+pub mod features;
+pub mod folder;
+pub mod kafka;
+pub mod line;
+pub mod out_folder;
+pub mod pipeline;
+pub mod progress;
+pub mod record;
+pub mod replay;
+pub mod settings;
+pub mod simulate;
+pub mod tally;
+pub mod train;
+pub mod validate;

@@ -1,0 +1,38 @@
+# What a person runs. `make demo` shows it working, `make test` passes its tests; both set up what
+# they need on a fresh Debian machine with Rust.
+
+PROFILE := measure
+TARGET  := $(or $(CARGO_TARGET_DIR),target)
+BIN     := $(TARGET)/$(PROFILE)/sanderling
+# Arguments of the demo, for example: make demo DEMO="--for 5m --rate 500"
+DEMO    := --for 60s
+# The public handbook stream, for `make figures`.
+DATA    := data/fraud-handbook.parquet
+
+.PHONY: setup build demo test model figures compose-check
+
+setup:
+	@sh .ci/setup.sh
+
+build: setup
+	cargo build --locked --profile $(PROFILE) -p sanderling-service
+
+demo: build
+	$(BIN) demo $(DEMO)
+
+test: setup
+	cargo test --locked --profile $(PROFILE) --workspace
+
+# Trains the model that pipelines/card-fraud ships, on simulated payments.
+model: build
+	mkdir -p out
+	$(BIN) simulate card-fraud --seed 7 --days 120 --start 2025-01-01 --out out/card-fraud.parquet
+	$(BIN) train pipelines/card-fraud --input out/card-fraud.parquet \
+		--from 2025-02-10 --to 2025-05-01 --seed 1 --out pipelines/card-fraud/model
+
+# The figures of the README, on the public handbook stream.
+figures: build
+	sh docs/figures.sh $(BIN) $(DATA)
+
+compose-check:
+	docker-compose -f docker-compose.yml config -q

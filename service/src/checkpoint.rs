@@ -1,0 +1,240 @@
+//! Checkpoints: a cached fold, put where it survives the process.
+//!
+//! `<root>/<pipeline>/<sequence>/{windows-0.arrow, model-<hash>-0.arrow, manifest.json}`. The
+//! manifest is written last and holds the checksum of every file and of itself, so a checkpoint is
+//! whole or it is not one. The newest good one is taken; a damaged one is passed over and said.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use object_store::path::Path as StorePath;
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+use sanderling_schemas::Versions;
+use sanderling_state::{Restored, Snapshot};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tokio::runtime::Runtime;
+
+use crate::failure::Failure;
+
+/// Checkpoints that are kept: the newest, and one to fall back on.
+const KEPT: usize = 2;
+const WINDOWS: &str = "windows-0.arrow";
+const MANIFEST: &str = "manifest.json";
+
+/// What a checkpoint says of itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CheckpointManifest {
+    /// Sequence of the next row.
+    pub sequence: u64,
+    /// Where the source stood.
+    pub position: serde_json::Value,
+    /// What had decided until then.
+    pub versions: Versions,
+    /// What the command that wrote it keeps beside the fold.
+    pub progress: serde_json::Value,
+    /// SHA-256 of each file, hex.
+    pub files: BTreeMap<String, String>,
+}
+
+/// A manifest with its own checksum.
+#[derive(Serialize, Deserialize)]
+struct Sealed {
+    manifest: CheckpointManifest,
+    sha256: String,
+}
+
+/// A checkpoint that was read back whole.
+pub struct Checkpoint {
+    /// What it says of itself.
+    pub manifest: CheckpointManifest,
+    /// State of the windows.
+    pub windows: Restored,
+    /// State of the model.
+    pub model: Restored,
+}
+
+/// The checkpoints of one pipeline.
+pub struct CheckpointStore {
+    store: Arc<dyn ObjectStore>,
+    prefix: StorePath,
+    runtime: Runtime,
+}
+
+impl CheckpointStore {
+    /// The checkpoints of `pipeline` in `store`.
+    pub fn new(store: Arc<dyn ObjectStore>, pipeline: &str) -> Result<Self, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| Failure::new("checkpoint", format!("no runtime for storage: {e}")))?;
+        Ok(Self { store, prefix: StorePath::from(pipeline), runtime })
+    }
+
+    /// Writes a checkpoint, manifest last, then drops the oldest beyond those kept.
+    pub fn write(
+        &self,
+        windows: &Snapshot,
+        model: &Snapshot,
+        mut manifest: CheckpointManifest,
+    ) -> Result<(), Failure> {
+        let folder = self.prefix.clone().join(manifest.sequence.to_string());
+        let model_file = format!("model-{}-0.arrow", manifest.versions.model);
+        manifest.files.clear();
+        for (name, snapshot) in [(WINDOWS.to_string(), windows), (model_file, model)] {
+            let mut bytes = Vec::new();
+            snapshot.write_arrow(&mut bytes).map_err(|e| {
+                Failure::new("checkpoint", format!("cannot encode {name}: {e}"))
+            })?;
+            manifest.files.insert(name.clone(), hex::encode(Sha256::digest(&bytes)));
+            self.put(&folder.clone().join(name), bytes)?;
+        }
+        let sha256 = checksum(&manifest);
+        let sealed = serde_json::to_vec_pretty(&Sealed { manifest, sha256 })
+            .map_err(|e| Failure::new("checkpoint", e.to_string()))?;
+        self.put(&folder.join(MANIFEST), sealed)?;
+        self.prune()
+    }
+
+    /// The newest checkpoint that is whole, if there is one.
+    pub fn newest(&self) -> Result<Option<Checkpoint>, Failure> {
+        for sequence in self.sequences()? {
+            match self.read(sequence) {
+                Ok(checkpoint) => return Ok(Some(checkpoint)),
+                Err(why) => tracing::warn!(sequence, %why, "checkpoint passed over"),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Removes all of them.
+    pub fn clear(&self) -> Result<(), Failure> {
+        for sequence in self.sequences()? {
+            self.remove(sequence)?;
+        }
+        Ok(())
+    }
+
+    fn read(&self, sequence: u64) -> Result<Checkpoint, String> {
+        let folder = self.prefix.clone().join(sequence.to_string());
+        let sealed: Sealed = serde_json::from_slice(&self.get(&folder.clone().join(MANIFEST))?)
+            .map_err(|e| format!("manifest: {e}"))?;
+        if checksum(&sealed.manifest) != sealed.sha256 {
+            return Err("the manifest's checksum is wrong".into());
+        }
+        let mut restored = Vec::new();
+        let model_file = format!("model-{}-0.arrow", sealed.manifest.versions.model);
+        for name in [WINDOWS, &model_file] {
+            let bytes = self.get(&folder.clone().join(name))?;
+            if sealed.manifest.files.get(name) != Some(&hex::encode(Sha256::digest(&bytes))) {
+                return Err(format!("the checksum of {name} is wrong"));
+            }
+            restored.push(Restored::read_arrow(bytes.as_slice()).map_err(|e| format!("{name}: {e}"))?);
+        }
+        let model = restored.pop().ok_or("no model")?;
+        let windows = restored.pop().ok_or("no windows")?;
+        Ok(Checkpoint { manifest: sealed.manifest, windows, model })
+    }
+
+    /// Sequences that have a folder, newest first.
+    fn sequences(&self) -> Result<Vec<u64>, Failure> {
+        let listing = self
+            .runtime
+            .block_on(self.store.list_with_delimiter(Some(&self.prefix)))
+            .map_err(|e| storage("list", &self.prefix, &e))?;
+        let mut sequences: Vec<u64> = listing
+            .common_prefixes
+            .iter()
+            .filter_map(|folder| folder.filename()?.parse().ok())
+            .collect();
+        sequences.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(sequences)
+    }
+
+    fn prune(&self) -> Result<(), Failure> {
+        self.sequences()?.into_iter().skip(KEPT).try_for_each(|sequence| self.remove(sequence))
+    }
+
+    /// Removes one checkpoint, manifest first.
+    fn remove(&self, sequence: u64) -> Result<(), Failure> {
+        let folder = self.prefix.clone().join(sequence.to_string());
+        self.runtime
+            .block_on(async {
+                match self.store.delete(&folder.clone().join(MANIFEST)).await {
+                    Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                    Err(e) => return Err(e),
+                }
+                let files: Vec<_> = self.store.list(Some(&folder)).try_collect().await?;
+                for file in files {
+                    self.store.delete(&file.location).await?;
+                }
+                Ok(())
+            })
+            .map_err(|e| storage("remove", &folder, &e))
+    }
+
+    fn put(&self, path: &StorePath, bytes: Vec<u8>) -> Result<(), Failure> {
+        self.runtime
+            .block_on(self.store.put(path, PutPayload::from(bytes)))
+            .map(drop)
+            .map_err(|e| storage("write", path, &e))
+    }
+
+    fn get(&self, path: &StorePath) -> Result<Vec<u8>, String> {
+        self.runtime
+            .block_on(async { self.store.get(path).await?.bytes().await })
+            .map(|bytes| bytes.to_vec())
+            .map_err(|e| e.to_string())
+    }
+}
+
+fn checksum(manifest: &CheckpointManifest) -> String {
+    hex::encode(Sha256::digest(serde_json::json!(manifest).to_string().as_bytes()))
+}
+
+fn storage(doing: &str, path: &StorePath, error: &object_store::Error) -> Failure {
+    Failure::new("checkpoint", format!("cannot {doing} the checkpoint {path}: {error}"))
+        .cure("check that the storage of `state.url` is there, writable and not full")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use object_store::memory::InMemory;
+
+    fn manifest(sequence: u64) -> CheckpointManifest {
+        let v = || Arc::<str>::from("v");
+        CheckpointManifest {
+            sequence,
+            position: serde_json::json!({"row": sequence}),
+            versions: Versions {
+                engine: v(),
+                numerics: v(),
+                pipeline: v(),
+                features: v(),
+                model: v(),
+                policy: v(),
+            },
+            progress: serde_json::Value::Null,
+            files: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn the_newest_good_one_is_taken_and_two_are_kept() {
+        let memory: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let store = CheckpointStore::new(memory.clone(), "cards").unwrap();
+        assert!(store.newest().unwrap().is_none());
+        for sequence in [9, 10, 100] {
+            store.write(&Snapshot::default(), &Snapshot::default(), manifest(sequence)).unwrap();
+        }
+        assert_eq!(store.sequences().unwrap(), [100, 10]);
+        assert_eq!(store.newest().unwrap().unwrap().manifest.sequence, 100);
+        // A damaged file, then a torn manifest: the one before is taken.
+        store.put(&StorePath::from("cards/100/windows-0.arrow"), b"garbage".to_vec()).unwrap();
+        assert_eq!(store.newest().unwrap().unwrap().manifest.sequence, 10);
+        store.put(&StorePath::from("cards/10/manifest.json"), b"{\"manifest\":".to_vec()).unwrap();
+        assert!(store.newest().unwrap().is_none());
+    }
+}

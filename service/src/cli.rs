@@ -1,0 +1,447 @@
+//! The command line: what can be asked, and who answers.
+//!
+//! Exit status: 0 done, 1 failed, 2 used wrongly. People read stdout and a rendered error on
+//! stderr; with `--json` both are JSON, one object a line.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use sanderling_ingest::Input;
+use sanderling_schemas::EventTime;
+use serde::Serialize;
+
+use crate::failure::Failure;
+use crate::folder::PipelineFolder;
+use crate::{against, demo, evaluate, features, replay, simulate, train, validate};
+
+/// Streaming risk and anomaly engine: features, scores, explanations and decisions on every event,
+/// and the same answers again on replay.
+#[derive(Parser)]
+#[command(name = "sanderling", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Results and errors as JSON, for machines.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Embedded broker, simulated card payments, live decisions; needs nothing else.
+    Demo(DemoArgs),
+    /// The fold over recorded files: decisions, dead letters, order, summary.
+    Replay(ReplayArgs),
+    /// Write the feature rows alone.
+    Features(FeaturesArgs),
+    /// Train a model on recorded files.
+    Train(TrainArgs),
+    /// Prequential folds: train, wait out the labels' delay, test; repeat.
+    Evaluate(EvaluateArgs),
+    /// Check a pipeline's folder without a broker.
+    Validate(ValidateArgs),
+    /// A seeded stream with planted frauds.
+    Simulate(SimulateArgs),
+}
+
+/// Which pipeline.
+#[derive(Args)]
+struct PipelineArgs {
+    /// Folder with pipeline.yaml, features.sql, policy.yaml, reason_codes.yaml, model/.
+    pipeline: PathBuf,
+    /// Model folder instead of the pipeline's own.
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Overrides a key of pipeline.yaml.
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    sets: Vec<String>,
+}
+
+impl PipelineArgs {
+    fn open(&self) -> Result<PipelineFolder, Failure> {
+        PipelineFolder::open(&self.pipeline, &self.sets, self.model.as_deref())
+            .map_err(|faults| faults.into_iter().next().unwrap_or_else(|| Failure::new("config", "unknown fault")))
+    }
+}
+
+/// Recorded input.
+#[derive(Args)]
+struct InputArgs {
+    /// Files: comma-separated [stream=]path; .parquet, .csv or .jsonl.
+    #[arg(long, required = true, value_name = "FILES")]
+    input: String,
+}
+
+impl InputArgs {
+    fn files(&self, folder: &PipelineFolder) -> Result<Vec<Input>, Failure> {
+        self.input.split(',').filter(|part| !part.is_empty()).map(|part| file_input(folder, part)).collect()
+    }
+}
+
+fn file_input(folder: &PipelineFolder, part: &str) -> Result<Input, Failure> {
+    let (stream, path) = match part.split_once('=') {
+        Some((stream, path)) if !Path::new(part).exists() => (stream, path),
+        _ => (folder.settings.score[0].as_str(), part),
+    };
+    if folder.settings.streams.get(stream).is_none() {
+        return Err(Failure::usage(format!("--input names the stream `{stream}`, which {} does not have", folder.name))
+            .cure("write --input PATH, or --input STREAM=PATH with one of its streams"));
+    }
+    let path = PathBuf::from(path);
+    if !path.is_file() {
+        return Err(Failure::new("input", "there is no such file").in_file(&path).cure("check the path given to --input"));
+    }
+    Ok(Input { stream: stream.into(), path })
+}
+
+/// A date, or RFC 3339; UTC.
+fn time(text: &str) -> Result<EventTime, String> {
+    if let Ok(date) = text.parse::<chrono::NaiveDate>() {
+        return Ok(EventTime(date.and_time(chrono::NaiveTime::MIN).and_utc().timestamp_micros()));
+    }
+    chrono::DateTime::parse_from_rfc3339(text)
+        .map(|t| EventTime(t.timestamp_micros()))
+        .map_err(|_| "write a date such as 2018-07-25, or RFC 3339 such as 2018-07-25T06:00:00Z".into())
+}
+
+fn seconds(text: &str) -> Result<std::time::Duration, String> {
+    let us = crate::folder::parse_duration_us(text)
+        .or_else(|| text.parse::<i64>().ok().map(|s| s * 1_000_000))
+        .filter(|us| *us > 0)
+        .ok_or("write a duration such as 60s or 5m")?;
+    Ok(std::time::Duration::from_micros(us as u64))
+}
+
+#[derive(Args)]
+struct DemoArgs {
+    /// How long to run.
+    #[arg(long = "for", value_parser = seconds, default_value = "60s", value_name = "DURATION")]
+    duration: std::time::Duration,
+    /// Payments a second.
+    #[arg(long, default_value_t = 200)]
+    rate: u32,
+    /// Seed of the simulated payments.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Folder of the pipeline.
+    #[arg(long, default_value = "pipelines/card-fraud", value_name = "DIR")]
+    pipeline: PathBuf,
+}
+
+#[derive(Args)]
+struct ReplayArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    #[command(flatten)]
+    input: InputArgs,
+    /// Rows before it are folded as state only.
+    #[arg(long, value_parser = time, value_name = "T")]
+    from: Option<EventTime>,
+    /// Rows from it on are left out.
+    #[arg(long, value_parser = time, value_name = "T")]
+    to: Option<EventTime>,
+    /// Folder of the output.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Go on after a crash, from the newest good checkpoint under --out.
+    #[arg(long)]
+    resume: bool,
+    /// Compare with these decisions, value by value; fails if any differs.
+    #[arg(long, value_name = "DECISIONS")]
+    against: Option<PathBuf>,
+    /// Rows of a batch; changes no decision.
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    batch_rows: u32,
+    /// Cores over which a batch is scored; changes no decision.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    threads: u32,
+}
+
+#[derive(Args)]
+struct FeaturesArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    #[command(flatten)]
+    input: InputArgs,
+    /// Folder of the output.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+#[derive(Args)]
+struct TrainArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    #[command(flatten)]
+    input: InputArgs,
+    /// First training day.
+    #[arg(long, value_parser = time, value_name = "T")]
+    from: EventTime,
+    /// The moment of training: labels not known by then give no gradient.
+    #[arg(long, value_parser = time, value_name = "T")]
+    to: EventTime,
+    /// Days until a label is known, instead of the pipeline's.
+    #[arg(long)]
+    delay_days: Option<u32>,
+    /// Folder of the model.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Seed of weights, dropout and drawing.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+#[derive(Args)]
+struct EvaluateArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    #[command(flatten)]
+    input: InputArgs,
+    /// First training day of the first fold.
+    #[arg(long, value_parser = time, value_name = "DATE")]
+    start: EventTime,
+    /// Number of folds.
+    #[arg(long, default_value_t = 4)]
+    folds: u32,
+    /// Days between the starts of two folds.
+    #[arg(long, default_value_t = 7)]
+    step_days: u32,
+    /// Training days of a fold.
+    #[arg(long, default_value_t = 7)]
+    train_days: u32,
+    /// Days between training and test; also until a label is known.
+    #[arg(long, default_value_t = 7)]
+    delay_days: u32,
+    /// Test days of a fold.
+    #[arg(long, default_value_t = 7)]
+    test_days: u32,
+    /// Train each fold from this date on; test days and exclusions stay.
+    #[arg(long, value_parser = time, value_name = "DATE")]
+    train_from: Option<EventTime>,
+    /// Leave out of the metrics the cards that are already known to be compromised.
+    #[arg(long)]
+    exclude_known: bool,
+    /// Seed of weights, dropout and drawing.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Write source key, fold and score of every test row to this Parquet file.
+    #[arg(long, value_name = "FILE")]
+    scores: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct ValidateArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum SimulatedStream {
+    /// Cards, terminals and devices, with three kinds of fraud.
+    CardFraud,
+}
+
+#[derive(Args)]
+struct SimulateArgs {
+    /// What to simulate.
+    stream: SimulatedStream,
+    /// A seed gives the same bytes.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Days to simulate.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
+    days: u32,
+    /// First day.
+    #[arg(long, value_parser = time, value_name = "DATE")]
+    start: Option<EventTime>,
+    /// A .jsonl, .csv or .parquet file, or `kafka`.
+    #[arg(long, value_name = "FILE|kafka")]
+    out: String,
+    /// To kafka: payments a second.
+    #[arg(long, default_value_t = 100)]
+    rate: u32,
+    /// To kafka: time until a payment's label is sent.
+    #[arg(long, value_parser = seconds, default_value = "60s", value_name = "DURATION")]
+    label_delay: std::time::Duration,
+    /// To kafka: bootstrap servers.
+    #[arg(long, default_value = "localhost:9092")]
+    brokers: String,
+}
+
+/// Runs the command that `args` ask for.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version are errors to clap, and successes to everyone else.
+            if !e.use_stderr() {
+                let _ = e.print();
+                return ExitCode::SUCCESS;
+            }
+            match std::env::args_os().any(|arg| arg == "--json") {
+                true => report(misuse(&e), true),
+                false => _ = e.print(),
+            }
+            return ExitCode::from(2);
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("SANDERLING_LOG").unwrap_or_else(|_| "warn".into()),
+        )
+        .init();
+    match answer(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failures) => {
+            let code = failures.iter().map(Failure::exit_code).max().unwrap_or(1);
+            failures.into_iter().for_each(|failure| report(failure, cli.json));
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn answer(cli: &Cli) -> Result<(), Vec<Failure>> {
+    let one = |failure: Failure| vec![failure];
+    match &cli.command {
+        Command::Demo(args) => {
+            let options = demo::DemoOptions {
+                pipeline: args.pipeline.clone(),
+                duration: args.duration,
+                rate: args.rate,
+                seed: args.seed,
+                quiet: cli.json,
+            };
+            let shown = demo::demo(&options).map_err(one)?;
+            show(cli.json, &shown.summary, || shown.to_string()).map_err(one)
+        }
+        Command::Replay(args) => (|| {
+            let folder = args.pipeline.open()?;
+            let summary = replay::replay(&folder, &replay::ReplayOptions {
+                inputs: args.input.files(&folder)?,
+                from: args.from,
+                to: args.to,
+                out: args.out.clone(),
+                resume: args.resume,
+                batch_rows: args.batch_rows as usize,
+                threads: args.threads as usize,
+            })?;
+            show(cli.json, &summary, || summary.to_string())?;
+            match &args.against {
+                None => Ok(()),
+                Some(recorded) => hold_against(&args.out.join("decisions.parquet"), recorded, cli.json),
+            }
+        })()
+        .map_err(one),
+        Command::Features(args) => (|| {
+            let folder = args.pipeline.open()?;
+            let written = features::write(&folder, &args.input.files(&folder)?, &args.out)?;
+            show(cli.json, &written, || written.to_string())
+        })()
+        .map_err(one),
+        Command::Train(args) => (|| {
+            let folder = args.pipeline.open()?;
+            let trained = train::train(&folder, &train::TrainOptions {
+                inputs: args.input.files(&folder)?,
+                from: args.from,
+                to: args.to,
+                delay_days: args.delay_days,
+                out: args.out.clone(),
+                seed: args.seed,
+            })?;
+            show(cli.json, &trained, || trained.to_string())
+        })()
+        .map_err(one),
+        Command::Evaluate(args) => (|| {
+            let folder = args.pipeline.open()?;
+            let report = evaluate::evaluate(&folder, &evaluate::EvaluateOptions {
+                inputs: args.input.files(&folder)?,
+                start: args.start,
+                folds: args.folds,
+                step_days: args.step_days,
+                train_days: args.train_days,
+                delay_days: args.delay_days,
+                test_days: args.test_days,
+                train_from: args.train_from,
+                exclude_known: args.exclude_known,
+                seed: args.seed,
+                scores: args.scores.clone(),
+            })?;
+            show(cli.json, &report, || report.to_string())
+        })()
+        .map_err(one),
+        Command::Validate(args) => {
+            let valid = validate::validate(
+                &args.pipeline.pipeline,
+                &args.pipeline.sets,
+                args.pipeline.model.as_deref(),
+            )?;
+            show(cli.json, &valid, || valid.to_string()).map_err(one)
+        }
+        Command::Simulate(args) => {
+            let SimulatedStream::CardFraud = args.stream;
+            let simulated = simulate::card_fraud(&simulate::SimulateOptions {
+                seed: args.seed,
+                days: args.days,
+                start: args.start,
+                out: args.out.clone(),
+                rate: args.rate,
+                label_delay: args.label_delay,
+                brokers: args.brokers.clone(),
+            })
+            .map_err(one)?;
+            show(cli.json, &simulated, || simulated.to_string()).map_err(one)
+        }
+    }
+}
+
+/// Says whether the decisions `made` are those `recorded`; not to be is a failure.
+fn hold_against(made: &Path, recorded: &Path, json: bool) -> Result<(), Failure> {
+    let comparison = against::compare(made, recorded)?;
+    if comparison.differing > 0 {
+        return Err(Failure::new("against", comparison.to_string())
+            .in_file(recorded)
+            .cure("look at the columns named; other versions decide differently"));
+    }
+    if !json {
+        show(false, &comparison, || comparison.to_string())?;
+    }
+    Ok(())
+}
+
+/// Prints a result: one line of JSON, or text for people.
+fn show<T: Serialize>(json: bool, result: &T, text: impl FnOnce() -> String) -> Result<(), Failure> {
+    let line = match json {
+        true => serde_json::to_string(result).map_err(|e| Failure::new("output", e.to_string()))?,
+        false => text(),
+    };
+    let mut stdout = std::io::stdout().lock();
+    // A reader that has gone away wants no more output; that is not a failure of the command.
+    let _ = writeln!(stdout, "{line}");
+    Ok(())
+}
+
+/// What clap says of a command line, up to its first blank line.
+fn misuse(e: &clap::Error) -> Failure {
+    let text = e.to_string();
+    let said: Vec<&str> = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
+    let message = said.join(" ");
+    Failure::usage(message.strip_prefix("error: ").unwrap_or(&message))
+        .cure("`sanderling --help` lists the commands, `sanderling COMMAND --help` their flags")
+}
+
+fn report(failure: Failure, json: bool) {
+    let text = match json {
+        true => serde_json::to_string(&failure).unwrap_or_else(|e| e.to_string()),
+        false => {
+            let mut text = format!("error: {failure}");
+            if let Some(cure) = &failure.cure {
+                text += &format!("\n  cure: {cure}");
+            }
+            text
+        }
+    };
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

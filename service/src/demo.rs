@@ -1,0 +1,287 @@
+//! `sanderling demo`: the real pipeline on simulated payments, with nothing to install.
+//!
+//! Five weeks of simulated history are folded first, so that 30-day windows and memories are right
+//! from the first live payment. Then payments come through a broker in this process, at a steady
+//! rate; simulated days pass in seconds, and end a little before now. A reader of the decisions
+//! topic, as a bank's own consumer would be, shows what it gets and measures how long it took.
+
+mod screen;
+mod stage;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use sanderling_ingest::{EventSource, FileSource, KafkaSource, Position, SourceEvent};
+use sanderling_schemas::{Offsets, Rung};
+use serde::Serialize;
+
+use crate::failure::Failure;
+use crate::folder::PipelineFolder;
+use crate::kafka::{DecisionReader, EmbeddedBroker, KafkaSink, TopicWriter};
+use crate::line::{self, Barrier, Feeder, Input, Outcome};
+use crate::pipeline::Pipeline;
+use crate::replay::{input_failure, open_files};
+use crate::tally::{FraudSummary, Summary, Tally};
+use screen::Screen;
+use stage::{Stage, Topics};
+
+/// Rows of a live batch at most.
+const LIVE_ROWS_MAX: usize = 256;
+/// How long the consumer waits for a first record.
+const POLL: Duration = Duration::from_millis(2);
+/// Time between two commits of what was read.
+const COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// How long the last decisions may take after the last payment.
+const DRAIN_WAIT: Duration = Duration::from_secs(10);
+/// Rows of a batch of history.
+const HISTORY_ROWS: usize = 1024;
+
+/// What to show.
+pub struct DemoOptions {
+    /// Folder of the pipeline.
+    pub pipeline: PathBuf,
+    /// How long payments come.
+    pub duration: Duration,
+    /// Payments a second.
+    pub rate: u32,
+    /// Seed of the payments.
+    pub seed: u64,
+    /// Show nothing but the summary.
+    pub quiet: bool,
+}
+
+/// What was shown.
+#[derive(Debug, Serialize)]
+pub struct Demo {
+    /// The summary of every run.
+    #[serde(flatten)]
+    pub summary: Summary,
+    /// For each kind of planted fraud: how many came, were caught, and had their cause as the
+    /// strongest reason.
+    pub causes: BTreeMap<String, Cause>,
+}
+
+/// One kind of planted fraud.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Cause {
+    /// Frauds decided on.
+    pub planted: u64,
+    /// Not approved.
+    pub caught: u64,
+    /// Caught, and the planted cause had the largest attribution.
+    pub named: u64,
+}
+
+impl fmt::Display for Demo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f)?;
+        for (kind, cause) in &self.causes {
+            writeln!(
+                f,
+                "{kind}: {} planted, {} caught, {} of them with the planted cause as first reason",
+                cause.planted, cause.caught, cause.named
+            )?;
+        }
+        write!(f, "{}", self.summary)
+    }
+}
+
+/// What the threads of a demo tell each other.
+#[derive(Default)]
+pub(crate) struct Run {
+    /// The consumer reads: payments may come.
+    live: AtomicBool,
+    /// Everything is over, or something failed.
+    stop: AtomicBool,
+    /// Payments sent so far.
+    sent: AtomicU64,
+    /// All payments are sent.
+    all_sent: AtomicBool,
+    /// What the sink has delivered and the consumer may commit.
+    delivered: Mutex<Option<Position>>,
+}
+
+impl Run {
+    fn is(&self, flag: &AtomicBool) -> bool {
+        flag.load(Ordering::Acquire)
+    }
+}
+
+/// Stops the run when its thread ends, however it ends.
+struct StopsWith<'a>(&'a Run);
+
+impl Drop for StopsWith<'_> {
+    fn drop(&mut self) {
+        self.0.stop.store(true, Ordering::Release);
+    }
+}
+
+/// Runs the demo.
+pub fn demo(options: &DemoOptions) -> Result<Demo, Failure> {
+    let mut folder =
+        PipelineFolder::open(&options.pipeline, &[], None).map_err(|mut faults| faults.remove(0))?;
+    let topics = Topics::of(&folder)?;
+    let broker = EmbeddedBroker::start(topics.all())?;
+    folder.settings.kafka.brokers = broker.brokers();
+    let stage = Stage::set(options, &folder.settings.score[0])?;
+    let mut pipeline = Pipeline::new(&folder, 1)?;
+    pipeline.judge = pipeline.judge.decide_from(stage.live_from());
+    let mut history = open_files(&folder, &stage.history(), None, None)?;
+    let reader = DecisionReader::new(&folder.settings.kafka.brokers, &topics.decisions)?;
+    let writer = TopicWriter::new(&folder.settings.kafka)?;
+    let mut sink = KafkaSink::new(&folder.settings.kafka, &folder.settings.output)?;
+    let mut screen = Screen::new(options.quiet);
+    screen.say(&stage.announcement(options));
+
+    let run = Run::default();
+    let (run, folder) = (&run, &folder);
+    let (tally, seconds) = thread::scope(|scope| {
+        let fold = scope.spawn(move || {
+            let _stops = StopsWith(run);
+            let mut tally = Tally::default();
+            line::run(
+                pipeline,
+                |feeder| {
+                    let sequence = feed_history(&mut history, feeder, run)?;
+                    let options = folder.kafka_options("sanderling-demo", sequence);
+                    let mut live =
+                        KafkaSource::new(folder.relation.clone(), &folder.streams, &options)
+                            .map_err(input_failure)?;
+                    feed_live(&mut live, feeder, run)
+                },
+                |outcome| take(outcome, &mut sink, &mut tally, run),
+            )?;
+            sink.flush()?;
+            Ok::<_, Failure>(tally)
+        });
+        let payments = scope.spawn(|| stage.send_payments(options, &topics, &writer, run));
+        let watched = watch(&reader, &stage, run, &mut screen);
+        run.stop.store(true, Ordering::Release);
+        let sent = payments.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let tally = fold.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        sent?;
+        watched.map(|seconds| (tally, seconds))
+    })?;
+    let mut summary =
+        tally.summary(true, tally.decided_total(), seconds.as_secs_f64(), Some(screen.latency()));
+    let causes = screen.into_causes();
+    summary.fraud = Some(FraudSummary {
+        caught: causes.values().map(|cause| cause.caught).sum(),
+        missed: causes.values().map(|cause| cause.planted - cause.caught).sum(),
+    });
+    Ok(Demo { summary, causes })
+}
+
+/// Folds the history; returns the sequence of the first live row.
+fn feed_history(history: &mut FileSource, feeder: &Feeder, run: &Run) -> Result<u64, Failure> {
+    let mut rows = 0;
+    loop {
+        match history.next(HISTORY_ROWS, Duration::ZERO).map_err(input_failure)? {
+            SourceEvent::Batch(batch) => {
+                rows += batch.len() as u64;
+                if !feeder.send(Input::Batch(batch, Rung::Full)) || run.is(&run.stop) {
+                    return Ok(rows);
+                }
+            }
+            SourceEvent::End => return Ok(rows),
+            SourceEvent::Rejected(_)
+            | SourceEvent::Idle
+            | SourceEvent::Assigned(_)
+            | SourceEvent::Revoked(_) => {}
+        }
+    }
+}
+
+/// Feeds what the topics hold until the run stops, and commits what has been delivered.
+fn feed_live(live: &mut KafkaSource, feeder: &Feeder, run: &Run) -> Result<(), Failure> {
+    let mut last_cut = Instant::now();
+    while !run.is(&run.stop) {
+        let fed = match live.next(LIVE_ROWS_MAX, POLL).map_err(input_failure)? {
+            SourceEvent::Batch(batch) => feeder.send(Input::Batch(batch, Rung::Full)),
+            SourceEvent::Rejected(letters) => feeder.send(Input::Rejected(letters)),
+            SourceEvent::Assigned(_) => {
+                run.live.store(true, Ordering::Release);
+                true
+            }
+            SourceEvent::Idle | SourceEvent::Revoked(_) => true,
+            SourceEvent::End => false,
+        };
+        if !fed {
+            return Ok(());
+        }
+        if last_cut.elapsed() >= COMMIT_EVERY {
+            last_cut = Instant::now();
+            let position = serde_json::to_value(live.position())
+                .map_err(|e| Failure::new("kafka", e.to_string()))?;
+            if !feeder.send(Input::Barrier(Barrier { position, ..Barrier::default() })) {
+                return Ok(());
+            }
+        }
+        let delivered = run.delivered.lock().ok().and_then(|mut delivered| delivered.take());
+        if let Some(Position::Topics { next, .. }) = delivered {
+            let mut offsets = Offsets::default();
+            for (topic, partition, offset) in next {
+                offsets.set(topic, partition, offset);
+            }
+            live.commit(&offsets).map_err(input_failure)?;
+        }
+    }
+    Ok(())
+}
+
+/// Sends what comes out of the line; at a barrier, waits until the broker has it all.
+fn take(outcome: Outcome, sink: &mut KafkaSink, tally: &mut Tally, run: &Run) -> Result<(), Failure> {
+    match outcome {
+        Outcome::Decided(decided) => {
+            tally.decided(decided.rows, &decided.decisions, &decided.labels);
+            // History is not decided, and its order is the file's.
+            if !decided.broker_time_us.is_empty() {
+                sink.send_decided(&decided)?;
+            }
+            Ok(())
+        }
+        Outcome::Rejected(letters) => {
+            tally.rejected(&letters);
+            sink.send_dead_letters(&letters)
+        }
+        Outcome::Barrier(barrier) => {
+            sink.flush()?;
+            let position = serde_json::from_value(barrier.position)
+                .map_err(|e| Failure::new("kafka", e.to_string()))?;
+            if let Ok(mut delivered) = run.delivered.lock() {
+                *delivered = Some(position);
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Shows decisions until the last payment's has come. Returns the time from the first to the last.
+fn watch(
+    reader: &DecisionReader,
+    stage: &Stage,
+    run: &Run,
+    screen: &mut Screen,
+) -> Result<Duration, Failure> {
+    let mut received = 0;
+    let mut first = None;
+    let mut last = Instant::now();
+    loop {
+        if let Some(decision) = reader.next(Duration::from_millis(50))? {
+            first.get_or_insert_with(Instant::now);
+            last = Instant::now();
+            received += 1;
+            screen.show(&decision, stage.planted(&decision.decision));
+        }
+        let all = run.is(&run.all_sent) && received >= run.sent.load(Ordering::Acquire);
+        let overdue = run.is(&run.all_sent) && last.elapsed() > DRAIN_WAIT;
+        if all || overdue || run.is(&run.stop) {
+            return Ok(first.map_or(Duration::ZERO, |first| last - first));
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! A producer that loses nothing: a full queue is back-pressure, a refusal is a failure.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rdkafka::ClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
+
+use super::TIMING_HEADER;
+use crate::failure::Failure;
+use crate::settings::KafkaSettings;
+
+/// How long a flush waits for the broker before it is a failure.
+const FLUSH_WAIT: Duration = Duration::from_secs(30);
+
+/// Writes records to topics, at least once.
+pub struct TopicWriter {
+    producer: ThreadedProducer<Deliveries>,
+    undelivered: Arc<AtomicU64>,
+}
+
+/// Counts records that the broker refused for good.
+struct Deliveries {
+    undelivered: Arc<AtomicU64>,
+}
+
+impl ClientContext for Deliveries {}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, _: ()) {
+        if let Err((error, _)) = result {
+            tracing::error!(%error, "a record was not delivered");
+            self.undelivered.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl TopicWriter {
+    /// A writer to the brokers of `kafka`, whose properties go to librdkafka as they are.
+    pub fn new(kafka: &KafkaSettings) -> Result<Self, Failure> {
+        let undelivered = Arc::new(AtomicU64::new(0));
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &kafka.brokers).set("linger.ms", "1");
+        for (key, value) in &kafka.properties {
+            config.set(key, value);
+        }
+        let producer = config
+            .create_with_context(Deliveries { undelivered: undelivered.clone() })
+            .map_err(|e| {
+                Failure::new("kafka", format!("cannot make a producer for {}: {e}", kafka.brokers))
+                    .cure("check kafka.brokers and kafka.properties in pipeline.yaml")
+            })?;
+        Ok(Self { producer, undelivered })
+    }
+
+    /// Hands one record over, waiting while the client's queue is full.
+    pub fn send(&self, topic: &str, key: &[u8], payload: &[u8], timing: Option<&str>) -> Result<(), Failure> {
+        let mut record = BaseRecord::to(topic).key(key).payload(payload);
+        if let Some(timing) = timing {
+            let header = Header { key: TIMING_HEADER, value: Some(timing) };
+            record = record.headers(OwnedHeaders::new().insert(header));
+        }
+        loop {
+            match self.producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                    record = back;
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err((e, _)) => {
+                    return Err(Failure::new("kafka", format!("cannot write to {topic}: {e}"))
+                        .cure("check that the topic is there and may be written to"));
+                }
+            }
+        }
+    }
+
+    /// Waits until the broker has everything sent so far.
+    pub fn flush(&self) -> Result<(), Failure> {
+        self.producer.flush(FLUSH_WAIT).map_err(|e| {
+            Failure::new("kafka", format!("the broker did not take the records in time: {e}"))
+                .cure("look at the broker; nothing read since the last commit is lost")
+        })?;
+        match self.undelivered.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            refused => Err(Failure::new("kafka", format!("the broker refused {refused} records"))
+                .cure("look at the log above for the broker's word, and at the topic's limits")),
+        }
+    }
+}

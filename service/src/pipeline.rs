@@ -1,0 +1,299 @@
+//! The life of an event, on one screen: features, score, judgement.
+//!
+//! [`Pipeline::process`] is the fold: synchronous, without IO, clock or randomness. The live line
+//! (`line.rs`) runs the same three stages one thread each; `parts` hands them over.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, UInt32Array};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use sanderling_decide::{Policy, PolicyError};
+use sanderling_explain::{ExplainError, Explainer, Rows};
+use sanderling_features::{FeatureEngine, FeatureError};
+use sanderling_schemas::{
+    Action, Attribution, Decision, EventBatch, EventTime, FeatureBatch, FeatureRow, Flag, Relation,
+    OrderRecord, OrderVersions, Rung, Sequence, Versions,
+};
+use sanderling_scoring::{ModelInputs, Scored, Scorer, ScoringError, ServedModel, feature_matrix};
+
+use crate::failure::Failure;
+use crate::folder::PipelineFolder;
+
+/// Seed of sampled attributions, of which a pipeline of six groups or fewer has none.
+const SAMPLING_SEED: u64 = 0;
+
+/// A stage that could not do its work. Bad input never gets this far; this is a fault of ours or of
+/// the folder.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// Of the feature engine.
+    #[error("features: {0}")]
+    Features(#[from] FeatureError),
+    /// Of the scorer.
+    #[error("scoring: {0}")]
+    Scoring(#[from] ScoringError),
+    /// Of the explainer.
+    #[error("explain: {0}")]
+    Explain(#[from] ExplainError),
+    /// Of the policy.
+    #[error("decide: {0}")]
+    Policy(#[from] PolicyError),
+    /// Of arrow.
+    #[error("rows: {0}")]
+    Arrow(#[from] arrow::error::ArrowError),
+}
+
+/// The whole fold over one pipeline's events.
+pub struct Pipeline {
+    /// Events to feature rows.
+    pub features: FeatureEngine,
+    /// Feature rows to scores.
+    pub scorer: Scorer,
+    /// Scores to decisions.
+    pub judge: Judge,
+}
+
+impl Pipeline {
+    /// The fold of a folder, with empty state. A batch's rows are scored on `threads` cores, which
+    /// changes no decision.
+    pub fn new(folder: &PipelineFolder, threads: usize) -> Result<Self, Failure> {
+        let features = folder.features()?;
+        let model = folder.model(features.schema())?;
+        let scorer = Scorer::new(model.clone(), features.schema(), &folder.relation, threads)
+            .map_err(|e| folder.model_failure(&e))?;
+        let judge = Judge::new(folder, &model)?;
+        Ok(Self { features, scorer, judge })
+    }
+
+    /// What is decided about a batch. Batch boundaries never change a decision.
+    pub fn process(&mut self, batch: &EventBatch, rung: Rung) -> Result<Vec<Decision>, PipelineError> {
+        let features = self.features.compute(batch)?;
+        let scored = self.scorer.score(&features, rung)?;
+        self.judge.judge(&features, &scored)
+    }
+}
+
+/// The stage that acts on scores: policy, attributions for whatever is not approved, reasons.
+pub struct Judge {
+    relation: Arc<Relation>,
+    policy: Policy,
+    explainer: Explainer,
+    model: Arc<ServedModel>,
+    /// An engine without state, for the features of an event whose entities were never seen.
+    unseen: FeatureEngine,
+    versions: Arc<Versions>,
+    decide_from_us: i64,
+    labels_are_made: bool,
+}
+
+impl Judge {
+    fn new(folder: &PipelineFolder, model: &Arc<ServedModel>) -> Result<Self, Failure> {
+        let unseen = folder.features()?;
+        let policy = folder.policy(unseen.schema())?;
+        let groups: Vec<String> = model.groups().iter().map(|g| g.name.clone()).collect();
+        policy.validate(&groups).map_err(|e| folder.policy_failure(&e))?;
+        let versions = Versions {
+            engine: env!("CARGO_PKG_VERSION").into(),
+            numerics: sanderling_scoring::numerics().into(),
+            pipeline: folder.version.clone(),
+            features: unseen.schema().hash.clone(),
+            model: model.hash().into(),
+            policy: policy.version().into(),
+        };
+        Ok(Self {
+            relation: folder.relation.clone(),
+            explainer: Explainer::new(
+                model.groups(),
+                model.medians(),
+                model.cold_context(),
+                SAMPLING_SEED,
+            )
+            .map_err(|e| Failure::new("model", e.to_string()).in_file(&folder.model_path()))?,
+            policy,
+            model: model.clone(),
+            unseen,
+            versions: Arc::new(versions),
+            decide_from_us: i64::MIN,
+            labels_are_made: false,
+        })
+    }
+
+    /// Rows before `time` are folded as state only: they get no decision.
+    pub fn decide_from(mut self, time: EventTime) -> Self {
+        self.decide_from_us = time.0;
+        self
+    }
+
+    /// What decides.
+    pub fn versions(&self) -> &Arc<Versions> {
+        &self.versions
+    }
+
+    /// The relation whose events it judges.
+    pub fn relation(&self) -> &Arc<Relation> {
+        &self.relation
+    }
+
+    /// Label rows were made from a file's column: they follow from the rows, so that order records
+    /// leave them out.
+    pub fn labels_are_made(mut self, made: bool) -> Self {
+        self.labels_are_made = made;
+        self
+    }
+
+    /// What the fold cannot recompute about a batch.
+    pub fn order(&self, batch: &FeatureBatch, rung: Rung) -> OrderRecord {
+        let made = self.relation.labels.as_ref().filter(|_| self.labels_are_made);
+        let made = made.map(|labels| labels.stream as i8);
+        let streams = batch.events.streams();
+        let recorded =
+            batch.events.ids.iter().zip(streams).filter(|(_, stream)| Some(**stream) != made);
+        OrderRecord {
+            sequence: batch.events.sequence,
+            rung,
+            versions: OrderVersions {
+                features: self.versions.features.clone(),
+                model: self.versions.model.clone(),
+                policy: self.versions.policy.clone(),
+                tables: BTreeMap::new(),
+            },
+            runs: OrderRecord::runs_of(recorded.map(|(id, _)| id)),
+        }
+    }
+
+    /// Attribution groups, in order.
+    pub fn groups(&self) -> Vec<String> {
+        self.model.groups().iter().map(|g| g.name.clone()).collect()
+    }
+
+    /// Decisions for the scored rows of a batch that are not before the start.
+    pub fn judge(&self, batch: &FeatureBatch, scored: &Scored) -> Result<Vec<Decision>, PipelineError> {
+        let mut actions = self.policy.act(&scored.batch, &batch.features)?;
+        let times = batch.events.event_times_us();
+        let decided: Vec<bool> =
+            batch.scored.iter().map(|&row| times[row as usize] >= self.decide_from_us).collect();
+        let alerts: Vec<u32> = (0..batch.scored.len() as u32)
+            .filter(|&pick| decided[pick as usize] && actions[pick as usize] != Action::Approve)
+            .collect();
+        let mut attributions = self.attribute(batch, scored, &alerts)?.into_iter();
+        let streams = batch.events.streams();
+        let keys = self.keys(batch)?;
+        let mut decisions = Vec::with_capacity(batch.scored.len());
+        for (pick, action) in actions.drain(..).enumerate() {
+            if !decided[pick] {
+                continue;
+            }
+            let row = batch.scored[pick] as usize;
+            let features = FeatureRow { batch: batch.features.clone(), row: pick };
+            let attribution = match action {
+                Action::Approve => None,
+                _ => attributions.next(),
+            };
+            decisions.push(Decision {
+                event: batch.events.ids[row].clone(),
+                key: keys[streams[row] as usize]
+                    .as_ref()
+                    .and_then(|key| key.is_valid(row).then(|| key.text(row))),
+                event_time: EventTime(times[row]),
+                sequence: Sequence(batch.events.sequence.0 + row as u64),
+                stream: self.relation.streams[streams[row] as usize].name.clone(),
+                action,
+                output: scored.batch.output,
+                score: scored.batch.scores[pick],
+                rung: scored.batch.rung,
+                reasons: match &attribution {
+                    Some(attribution) => self.policy.reasons(attribution, &features)?,
+                    None => Vec::new(),
+                },
+                features,
+                attribution,
+                shadow: BTreeMap::new(),
+                flags: if batch.late[pick] { vec![Flag::Late] } else { Vec::new() },
+                versions: self.versions.clone(),
+            });
+        }
+        Ok(decisions)
+    }
+
+    /// Attributions of the scored rows `alerts`, in their order.
+    fn attribute(
+        &self,
+        batch: &FeatureBatch,
+        scored: &Scored,
+        alerts: &[u32],
+    ) -> Result<Vec<Attribution>, PipelineError> {
+        if alerts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let cold_features = feature_matrix(&self.unseen.cold(batch, alerts)?)?;
+        let sequence = |row: u32| Sequence(batch.events.sequence.0 + u64::from(row));
+        let rows = Rows {
+            inputs: &pick(&scored.inputs, alerts),
+            cold_features: &cold_features,
+            scores: &alerts.iter().map(|&i| scored.batch.scores[i as usize]).collect::<Vec<_>>(),
+            sequences: &alerts.iter().map(|&i| sequence(batch.scored[i as usize])).collect::<Vec<_>>(),
+        };
+        Ok(self.explainer.explain(&*self.model, &rows, scored.batch.rung)?)
+    }
+
+    /// For each stream, the column that keys it.
+    fn keys<'a>(&self, batch: &'a FeatureBatch) -> Result<Vec<Option<KeyColumn<'a>>>, PipelineError> {
+        self.relation
+            .streams
+            .iter()
+            .map(|stream| match stream.key.as_deref().and_then(|key| batch.events.column(key)) {
+                None => Ok(None),
+                Some(column) => Ok(Some(KeyColumn {
+                    column,
+                    text: ArrayFormatter::try_new(column, &FormatOptions::default())?,
+                })),
+            })
+            .collect()
+    }
+}
+
+/// The rows `picks` of what a model saw.
+fn pick(inputs: &ModelInputs, picks: &[u32]) -> ModelInputs {
+    let rows_of = |values: &[f32]| {
+        let width = values.len() / inputs.rows;
+        picks.iter().flat_map(|&i| &values[i as usize * width..][..width]).copied().collect()
+    };
+    ModelInputs {
+        rows: picks.len(),
+        features: rows_of(&inputs.features),
+        context: rows_of(&inputs.context),
+    }
+}
+
+/// A key column and how its values are written.
+struct KeyColumn<'a> {
+    column: &'a dyn Array,
+    text: ArrayFormatter<'a>,
+}
+
+impl KeyColumn<'_> {
+    fn is_valid(&self, row: usize) -> bool {
+        self.column.is_valid(row)
+    }
+
+    fn text(&self, row: usize) -> Box<str> {
+        self.text.value(row).to_string().into_boxed_str()
+    }
+}
+
+/// The values of the source's id column for a batch's decisions, under their own type.
+pub fn source_ids(
+    relation: &Relation,
+    batch: &FeatureBatch,
+    decisions: &[Decision],
+) -> Result<Option<arrow::array::ArrayRef>, PipelineError> {
+    let Some(column) = relation.id.as_deref().and_then(|id| batch.events.column(id)) else {
+        return Ok(None);
+    };
+    let rows: UInt32Array = decisions
+        .iter()
+        .map(|d| Some((d.sequence.0 - batch.events.sequence.0) as u32))
+        .collect();
+    Ok(Some(arrow::compute::take(column, &rows, None)?))
+}

@@ -1,0 +1,261 @@
+//! `sanderling replay`: the fold over recorded files.
+//!
+//! Input order and the full rung, unless an order log says otherwise. Checkpoints are kept under
+//! the output folder, so that `--resume` goes on after a crash with the same decisions.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use object_store::local::LocalFileSystem;
+use sanderling_ingest::{
+    EventSource, FileOptions, FileSource, IngestError, LabelFileSpec, Position, SourceEvent,
+};
+use sanderling_schemas::wire::{DecisionTable, SourceId};
+use sanderling_schemas::{EventTime, Rung};
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::{Checkpoint, CheckpointManifest, CheckpointStore};
+use crate::failure::{Failure, io_failure};
+use crate::folder::{PipelineFolder, parse_duration_us, relation_field};
+use crate::line::{self, Barrier, Feeder, Input, Outcome};
+use crate::out_folder::OutFolder;
+use crate::pipeline::Pipeline;
+use crate::progress::Progress;
+use crate::tally::{Summary, Tally};
+
+/// What to replay, and where to.
+pub struct ReplayOptions {
+    /// Files, each of a stream.
+    pub inputs: Vec<sanderling_ingest::Input>,
+    /// Rows before it are folded as state only.
+    pub from: Option<EventTime>,
+    /// Rows from it on are not read.
+    pub to: Option<EventTime>,
+    /// Folder of the output.
+    pub out: PathBuf,
+    /// Go on from the newest good checkpoint in the output folder.
+    pub resume: bool,
+    /// Rows of a batch.
+    pub batch_rows: usize,
+    /// Cores over which a batch is scored.
+    pub threads: usize,
+}
+
+/// What a replay's checkpoint keeps beside the fold.
+#[derive(Serialize, Deserialize)]
+struct ReplayProgress {
+    parts: usize,
+    tally: Tally,
+}
+
+/// Replays; returns the summary that also stands in `summary.json`.
+pub fn replay(folder: &PipelineFolder, options: &ReplayOptions) -> Result<Summary, Failure> {
+    let mut pipeline = Pipeline::new(folder, options.threads)?;
+    if let Some(from) = options.from {
+        pipeline.judge = pipeline.judge.decide_from(from);
+    }
+    let versions = pipeline.judge.versions().clone();
+    let table = decision_table(folder, &pipeline)?;
+    let mut source = open_files(folder, &options.inputs, options.to, None)?;
+    let labels_come_as_rows = folder.relation.labels.as_ref().is_some_and(|labels| {
+        options.inputs.iter().any(|i| i.stream == folder.relation.streams[labels.stream].name)
+    });
+    pipeline.judge = pipeline.judge.labels_are_made(!labels_come_as_rows);
+    let progress = Progress::rows("replay", source.rows_total());
+
+    let state = options.out.join("state");
+    std::fs::create_dir_all(&state).map_err(|e| io_failure(&state, "make the state folder", &e))?;
+    let local = LocalFileSystem::new_with_prefix(&state)
+        .map_err(|e| Failure::new("checkpoint", e.to_string()).in_file(&state))?;
+    let store = CheckpointStore::new(Arc::new(local), &folder.name)?;
+    // A replay that has reached its end has nothing to go on from: it is done again.
+    let (parts, mut tally) = match options.resume && OutFolder::has_parts(&options.out) {
+        false => {
+            store.clear()?;
+            (0, Tally::default())
+        }
+        true => match store.newest()? {
+            None => (0, Tally::default()),
+            Some(checkpoint) => restore(checkpoint, &mut pipeline, &mut source)?,
+        },
+    };
+    let mut out = OutFolder::open(&options.out, table, parts)?;
+    let decided_before = tally.decided_total();
+    progress.set(tally.rows_in());
+
+    let interval = parse_duration_us(&folder.settings.state.interval).unwrap_or(30_000_000) as u64;
+    let started = Instant::now();
+    line::run(
+        pipeline,
+        |feeder| feed(&mut source, feeder, options.batch_rows, Duration::from_micros(interval)),
+        |outcome| {
+            match outcome {
+                Outcome::Decided(decided) => {
+                    tally.decided(decided.rows, &decided.decisions, &decided.labels);
+                    out.write_decided(&decided)?;
+                }
+                Outcome::Rejected(letters) => {
+                    tally.rejected(&letters);
+                    out.write_dead_letters(&letters)?;
+                }
+                Outcome::Barrier(barrier) => {
+                    let parts = out.close_part()?;
+                    let progress = ReplayProgress { parts, tally: tally.clone() };
+                    checkpoint(&store, barrier, &versions, &progress)?;
+                }
+            }
+            progress.set(tally.rows_in());
+            Ok(())
+        },
+    )?;
+    out.finish()?;
+    progress.finish();
+    let summary = tally.summary(
+        folder.relation.labels.is_some(),
+        tally.decided_total() - decided_before,
+        started.elapsed().as_secs_f64(),
+        None,
+    );
+    let file = options.out.join("summary.json");
+    let text = serde_json::to_string_pretty(&summary).map_err(|e| Failure::new("output", e.to_string()))?;
+    std::fs::write(&file, text + "\n").map_err(|e| io_failure(&file, "write the summary", &e))?;
+    Ok(summary)
+}
+
+/// Reads the source to its end, with a barrier whenever `interval` has passed.
+fn feed(
+    source: &mut FileSource,
+    feeder: &Feeder,
+    batch_rows: usize,
+    interval: Duration,
+) -> Result<(), Failure> {
+    let mut last_cut = Instant::now();
+    loop {
+        let input = match source.next(batch_rows, Duration::ZERO).map_err(input_failure)? {
+            SourceEvent::Batch(batch) => Input::Batch(batch, Rung::Full),
+            SourceEvent::Rejected(letters) => Input::Rejected(letters),
+            SourceEvent::End => return Ok(()),
+            SourceEvent::Idle | SourceEvent::Assigned(_) | SourceEvent::Revoked(_) => continue,
+        };
+        if !feeder.send(input) {
+            return Ok(());
+        }
+        if last_cut.elapsed() >= interval {
+            last_cut = Instant::now();
+            if !feeder.send(Input::Barrier(cut(source)?)) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// A barrier where the source now stands.
+fn cut(source: &dyn EventSource) -> Result<Barrier, Failure> {
+    let position = source.position();
+    let sequence = match &position {
+        Position::Files { accepted, .. } | Position::Topics { accepted, .. } => *accepted,
+    };
+    let position =
+        serde_json::to_value(&position).map_err(|e| Failure::new("checkpoint", e.to_string()))?;
+    Ok(Barrier { position, sequence, ..Barrier::default() })
+}
+
+fn checkpoint(
+    store: &CheckpointStore,
+    barrier: Barrier,
+    versions: &sanderling_schemas::Versions,
+    progress: &ReplayProgress,
+) -> Result<(), Failure> {
+    let (Some(windows), Some(model)) = (&barrier.windows, &barrier.model) else {
+        return Err(Failure::new("checkpoint", "a stage let a barrier pass without its state"));
+    };
+    let manifest = CheckpointManifest {
+        sequence: barrier.sequence,
+        position: barrier.position,
+        versions: versions.clone(),
+        progress: serde_json::to_value(progress)
+            .map_err(|e| Failure::new("checkpoint", e.to_string()))?,
+        files: Default::default(),
+    };
+    store.write(windows, model, manifest)
+}
+
+/// Puts a checkpoint's state in place; returns what the replay kept beside it.
+fn restore(
+    checkpoint: Checkpoint,
+    pipeline: &mut Pipeline,
+    source: &mut FileSource,
+) -> Result<(usize, Tally), Failure> {
+    let manifest = checkpoint.manifest;
+    if manifest.versions != **pipeline.judge.versions() {
+        return Err(Failure::usage(
+            "the checkpoint was made by another version of the pipeline, its model or this program",
+        )
+        .cure("replay from the start, without --resume, or put the folder back as it was"));
+    }
+    let unreadable = |e: String| Failure::new("checkpoint", e).cure("replay from the start, without --resume");
+    pipeline.features.restore(checkpoint.windows).map_err(|e| unreadable(e.to_string()))?;
+    pipeline.scorer.restore(&checkpoint.model).map_err(|e| unreadable(e.to_string()))?;
+    let position: Position =
+        serde_json::from_value(manifest.position).map_err(|e| unreadable(e.to_string()))?;
+    source.resume(&position).map_err(input_failure)?;
+    let progress: ReplayProgress =
+        serde_json::from_value(manifest.progress).map_err(|e| unreadable(e.to_string()))?;
+    Ok((progress.parts, progress.tally))
+}
+
+/// The table of a pipeline's decisions.
+pub fn decision_table(folder: &PipelineFolder, pipeline: &Pipeline) -> Result<DecisionTable, Failure> {
+    let source_id = folder.relation.id.as_deref().and_then(|id| {
+        let field = relation_field(&folder.relation, id)?;
+        Some(SourceId { name: field.name().clone(), data_type: field.data_type().clone() })
+    });
+    DecisionTable::new(pipeline.features.schema(), &pipeline.judge.groups(), source_id, true).map_err(|e| {
+        Failure::new("config", e.to_string())
+            .in_file(&folder.path.join("pipeline.yaml"))
+            .cure("give the id column another name with `from`")
+    })
+}
+
+/// Recorded files as a source; `delay_us` overrides the delay of labels made from a column.
+pub fn open_files(
+    folder: &PipelineFolder,
+    inputs: &[sanderling_ingest::Input],
+    to: Option<EventTime>,
+    delay_us: Option<i64>,
+) -> Result<FileSource, Failure> {
+    let labels = folder.label_file.clone().map(|file| LabelFileSpec {
+        delay_us: delay_us.unwrap_or(file.delay_us),
+        ..file
+    });
+    let options = FileOptions { to: to.map(|t| t.0), labels, first_sequence: 0 };
+    FileSource::open(folder.relation.clone(), &folder.streams, inputs, options).map_err(input_failure)
+}
+
+/// A fault of the input as a whole.
+pub fn input_failure(e: IngestError) -> Failure {
+    let (file, cure) = match &e {
+        IngestError::Declaration { .. } => (None, "correct the stream in pipeline.yaml"),
+        IngestError::Open { path, .. } => (Some(path), "check the path given to --input"),
+        IngestError::Extension { path } => (Some(path), "name the file .parquet, .csv or .jsonl"),
+        IngestError::Read { path, .. } => {
+            (Some(path), "check that the file is whole and of the format that its extension says")
+        }
+        IngestError::MissingColumn { path, .. } => {
+            (Some(path), "correct `from` in pipeline.yaml, or give a file that has the column")
+        }
+        IngestError::ColumnType { path, cure, .. } => (Some(path), cure.as_str()),
+        IngestError::ResumePastEnd { .. } | IngestError::ForeignPosition { .. } => {
+            (None, "resume with the input of the first run, or start anew without --resume")
+        }
+        IngestError::Kafka { .. } => (None, "check kafka.brokers, and that a broker runs there"),
+        IngestError::Arrow(_) => (None, "this is a fault of the program; the input is untouched"),
+        IngestError::Write { path, .. } => (Some(path), "check the path and the disk"),
+    };
+    let failure = Failure::new("input", e.to_string()).cure(cure);
+    match file {
+        Some(file) => failure.in_file(file),
+        None => failure,
+    }
+}

@@ -1,0 +1,421 @@
+//! `pipeline.yaml` as it is written: every key, its default, and nothing resolved.
+//!
+//! Settings come from the file, then from `SANDERLING__SECTION__KEY` in the environment, then from
+//! `--set path=value`; the last word wins. Unknown keys are refused with their place.
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::path::Path;
+
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_yaml_ng::Value;
+
+use crate::failure::{Failure, io_failure};
+
+/// A map that keeps the order of the file: the first entity is the one that events belong to.
+#[derive(Debug, Clone)]
+pub struct Ordered<V>(pub Vec<(String, V)>);
+
+impl<V> Default for Ordered<V> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<V> Ordered<V> {
+    /// The value of a key.
+    pub fn get(&self, name: &str) -> Option<&V> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value)
+    }
+}
+
+impl<V: Serialize> Serialize for Ordered<V> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
+    }
+}
+
+impl<'de, V: Deserialize<'de>> Deserialize<'de> for Ordered<V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries<V>(PhantomData<V>);
+        impl<'de, V: Deserialize<'de>> Visitor<'de> for Entries<V> {
+            type Value = Ordered<V>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a map")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Ordered(entries))
+            }
+        }
+        deserializer.deserialize_map(Entries(PhantomData))
+    }
+}
+
+/// The whole file.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Version of this format: 1.
+    pub version: u32,
+    /// The broker.
+    #[serde(default)]
+    pub kafka: KafkaSettings,
+    /// Input streams.
+    pub streams: Ordered<StreamSettings>,
+    /// Labels, if there are any.
+    #[serde(default)]
+    pub labels: Option<LabelSettings>,
+    /// Streams whose rows get decisions.
+    pub score: Vec<String>,
+    /// Things with a memory; the first is the one an event belongs to.
+    #[serde(default)]
+    pub entities: Ordered<EntitySettings>,
+    /// Time from the broker's append to the decision, milliseconds.
+    #[serde(default = "defaults::deadline_ms")]
+    pub deadline_ms: u64,
+    /// How far out of order rows may come.
+    #[serde(default)]
+    pub lateness: LatenessSettings,
+    /// Delivery guarantee.
+    #[serde(default)]
+    pub delivery: Delivery,
+    /// Where checkpoints go.
+    #[serde(default)]
+    pub state: StateSettings,
+    /// Topics of what comes out.
+    #[serde(default)]
+    pub output: OutputSettings,
+    /// Sizes and training of the model.
+    #[serde(default)]
+    pub model: sanderling_scoring::ModelOptions,
+}
+
+/// `kafka:`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KafkaSettings {
+    /// Bootstrap servers.
+    pub brokers: String,
+    /// Passed to librdkafka as they are.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// One of `streams:`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct StreamSettings {
+    /// Topic; only `run` and `demo` need it.
+    #[serde(default)]
+    pub topic: Option<String>,
+    /// Encoding of the topic's records.
+    #[serde(default)]
+    pub format: Format,
+    /// Column that identifies an event.
+    #[serde(default)]
+    pub id: Option<String>,
+    /// Column that keys the topic.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// Where the event time stands.
+    pub event_time: EventTimeSettings,
+    /// Columns of the relation.
+    pub columns: Ordered<ColumnSettings>,
+}
+
+/// `event_time:`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventTimeSettings {
+    /// Source column.
+    pub column: String,
+    /// Unit of an integer: s, ms, us or ns. Without it, a timestamp or RFC 3339.
+    #[serde(default)]
+    pub unit: Option<TimeUnit>,
+}
+
+/// Unit of an integer time.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum TimeUnit {
+    S,
+    Ms,
+    Us,
+    Ns,
+}
+
+/// One of `columns:`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ColumnSettings {
+    /// string, bigint, int, double, boolean, decimal(p,s) or timestamp.
+    #[serde(rename = "type", default = "defaults::column_type")]
+    pub data_type: String,
+    /// Source column; by default of the same name.
+    #[serde(default)]
+    pub from: Option<String>,
+    /// Replaced by a keyed hash at the decoder.
+    #[serde(default)]
+    pub hash: Option<String>,
+}
+
+/// Encoding of a topic's records.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// One JSON object a record.
+    #[default]
+    Json,
+}
+
+/// `labels:`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct LabelSettings {
+    /// The stream that carries them; `labels` where they come from a file's column alone.
+    #[serde(default = "defaults::label_stream")]
+    pub stream: String,
+    /// Column that names the labelled event.
+    pub reference: String,
+    /// Column of the label's value.
+    pub value: String,
+    /// How long an event can be labelled.
+    #[serde(default = "defaults::horizon")]
+    pub horizon: String,
+    /// A column of a recorded file that becomes known after a delay.
+    #[serde(default)]
+    pub file: Option<LabelFileSettings>,
+}
+
+/// `labels.file:`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct LabelFileSettings {
+    /// Source column.
+    pub column: String,
+    /// From event time to when the label is known.
+    pub delay: String,
+}
+
+/// One of `entities:`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct EntitySettings {
+    /// Column that identifies it.
+    pub key: String,
+    /// Where its state lives.
+    #[serde(default)]
+    pub state: EntityState,
+}
+
+/// Where an entity's state lives.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EntityState {
+    /// With the partition: the entity keys the topic.
+    #[default]
+    Partition,
+    /// In this process, which must own all partitions.
+    Memory,
+}
+
+/// `lateness:`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LatenessSettings {
+    /// Rows further behind their key's newest row are late.
+    pub allowed: String,
+    /// What becomes of them.
+    pub beyond: Beyond,
+}
+
+/// What becomes of a late row.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Beyond {
+    /// It is decided and flagged.
+    #[default]
+    Decide,
+    /// It is dead-lettered.
+    DeadLetter,
+}
+
+/// Delivery guarantee.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Delivery {
+    /// Decisions and offsets commit together.
+    #[default]
+    ExactlyOnce,
+    /// A decision may come twice, under the same id.
+    AtLeastOnce,
+}
+
+/// `state:`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StateSettings {
+    /// Where checkpoints are kept.
+    pub url: String,
+    /// Time between two of them.
+    pub interval: String,
+}
+
+/// `output:`
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OutputSettings {
+    /// Topic of decisions.
+    pub decisions: Option<String>,
+    /// Topic of dead letters.
+    pub dead_letters: Option<String>,
+    /// Topic of order records.
+    pub order: Option<String>,
+    /// Encoding of decisions.
+    pub format: Format,
+}
+
+/// Every default that is not `Default::default()` of a standard type, in one place.
+mod defaults {
+    use super::*;
+
+    pub fn deadline_ms() -> u64 {
+        50
+    }
+    pub fn column_type() -> String {
+        "string".into()
+    }
+    pub fn label_stream() -> String {
+        "labels".into()
+    }
+    pub fn horizon() -> String {
+        "60d".into()
+    }
+
+    impl Default for KafkaSettings {
+        fn default() -> Self {
+            Self { brokers: "localhost:9092".into(), properties: BTreeMap::new() }
+        }
+    }
+    impl Default for LatenessSettings {
+        fn default() -> Self {
+            Self { allowed: "1d".into(), beyond: Beyond::Decide }
+        }
+    }
+    impl Default for StateSettings {
+        fn default() -> Self {
+            Self { url: "file:///var/lib/sanderling".into(), interval: "30s".into() }
+        }
+    }
+}
+
+impl Settings {
+    /// Reads `file`, then lays the environment and `sets` (`path=value`) over it.
+    ///
+    /// # Errors
+    /// A file that cannot be read or parsed, with its place; an override that names no key or
+    /// gives it a value of the wrong kind.
+    pub fn load(file: &Path, sets: &[String]) -> Result<(Self, String), Failure> {
+        let text = std::fs::read_to_string(file)
+            .map_err(|e| io_failure(file, "read the pipeline", &e))?;
+        let settings: Settings = serde_yaml_ng::from_str(&text).map_err(|e| {
+            let (line, column) = match e.location() {
+                Some(place) => (Some(place.line()), Some(place.column())),
+                None => (None, None),
+            };
+            Failure::new("config", without_place(&e.to_string()))
+                .in_file(file)
+                .at(line, column)
+                .cure("see docs/ARCHITECTURE.md and pipelines/card-fraud/pipeline.yaml for every key")
+        })?;
+        let overrides = overrides(sets)?;
+        if overrides.is_empty() {
+            return Ok((settings, text));
+        }
+        let mut value: Value = serde_yaml_ng::from_str(&text).map_err(|e| {
+            Failure::new("config", e.to_string()).in_file(file)
+        })?;
+        for (origin, path, new) in &overrides {
+            set(&mut value, path, new.clone()).map_err(|at| {
+                Failure::usage(format!("{origin}: `{at}` is not a section of {}", file.display()))
+                    .cure("write the path of the key with dots, for example --set state.interval=10s")
+            })?;
+            serde_yaml_ng::from_value::<Settings>(value.clone()).map_err(|e| {
+                Failure::usage(format!("{origin}: {e}")).cure("give the key a value of its kind")
+            })?;
+        }
+        let settings = serde_yaml_ng::from_value(value)
+            .map_err(|e| Failure::usage(format!("settings do not fit together: {e}")))?;
+        Ok((settings, text))
+    }
+}
+
+/// An override: where it came from, the key's path, the value.
+type Override = (String, Vec<String>, Value);
+
+fn overrides(sets: &[String]) -> Result<Vec<Override>, Failure> {
+    let scalar = |text: &str| serde_yaml_ng::from_str(text).unwrap_or(Value::String(text.into()));
+    let mut all = Vec::new();
+    let mut environment: Vec<(String, String)> = std::env::vars()
+        .filter(|(name, _)| name.starts_with("SANDERLING__"))
+        .collect();
+    environment.sort();
+    for (name, value) in environment {
+        let path = name.split("__").skip(1).map(str::to_lowercase).collect();
+        all.push((name, path, scalar(&value)));
+    }
+    for set in sets {
+        let Some((path, value)) = set.split_once('=') else {
+            return Err(Failure::usage(format!("--set {set}: no `=`"))
+                .cure("write --set path=value, for example --set state.interval=10s"));
+        };
+        let keys = path.split('.').map(str::to_string).collect();
+        all.push((format!("--set {path}"), keys, scalar(value)));
+    }
+    Ok(all)
+}
+
+/// Sets a key, making sections on the way; the error names the part of the path that holds a value.
+fn set(root: &mut Value, path: &[String], new: Value) -> Result<(), String> {
+    let mut at = root;
+    for (depth, key) in path.iter().enumerate() {
+        if at.is_null() {
+            *at = Value::Mapping(Default::default());
+        }
+        let Value::Mapping(section) = at else {
+            return Err(path[..depth].join("."));
+        };
+        at = section.entry(Value::String(key.clone())).or_insert(Value::Null);
+    }
+    *at = new;
+    Ok(())
+}
+
+/// The message of a YAML error less the place, which is reported beside it.
+fn without_place(message: &str) -> String {
+    match message.rfind(" at line ") {
+        Some(at) => message[..at].to_string(),
+        None => message.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_makes_sections_and_refuses_values() {
+        let mut root: Value = serde_yaml_ng::from_str("{state: {interval: 30s}, version: 1}").unwrap();
+        let path = |p: &str| p.split('.').map(str::to_string).collect::<Vec<_>>();
+        set(&mut root, &path("state.interval"), "1s".into()).unwrap();
+        set(&mut root, &path("model.seed"), 3.into()).unwrap();
+        assert_eq!(root["state"]["interval"], "1s");
+        assert_eq!(root["model"]["seed"], 3);
+        assert_eq!(set(&mut root, &path("version.major"), 1.into()), Err("version".into()));
+    }
+}

@@ -15,7 +15,8 @@ use sanderling_schemas::RejectReason;
 use serde_json::{Map, Value};
 
 use crate::IngestError;
-use crate::decode::{Decoder, Refusal};
+use crate::decode::Decoder;
+use crate::decoded::Refusal;
 use crate::recorded::{CHUNK_ROWS, Chunk, open_text};
 
 /// A record that spans lines ends within this many bytes, or its first line is refused and reading

@@ -8,22 +8,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int8Array, Int8DictionaryArray, Int32Array, Int64Array,
+    Array, ArrayRef, AsArray, BooleanArray, Int8Array, Int8DictionaryArray, Int64Array,
     RecordBatch, StringArray, new_null_array,
 };
-use arrow::compute::{filter, filter_record_batch};
-use arrow::datatypes::{
-    DataType, Decimal128Type, Int32Type, Int64Type, SchemaRef, TimestampMicrosecondType,
-};
-use arrow::util::display::array_value_to_string;
+use arrow::compute::filter;
+use arrow::datatypes::{DataType, Int32Type, Int64Type, SchemaRef, TimestampMicrosecondType};
 use sanderling_schemas::relation::EVENT_TIME;
-use sanderling_schemas::{EventId, Offset, Partition, RejectReason, Relation};
-use serde_json::{Map, Value};
+use sanderling_schemas::{RejectReason, Relation};
 
 use crate::IngestError;
-use crate::convert::{Cell, Integers, Kind, Values, convert, never_casts};
+use crate::convert::{convert, never_casts};
+use crate::decoded::{Decoded, Origins, Refusal};
 use crate::json::read_record;
 use crate::stream::StreamSpec;
+use crate::values::{Cell, Integers, Kind, Values};
 
 /// How far an event time may be ahead of the broker's, microseconds.
 const FUTURE_US_MAX: i64 = 3_600_000_000;
@@ -39,60 +37,6 @@ const RECORDED: [(&str, Slot, Kind); 4] = [
         Kind::Time(Integers::BySize),
     ),
 ];
-
-/// A record that cannot become a row.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Refusal {
-    /// Index among the records that were decoded together.
-    pub record: usize,
-    /// Its event time, microseconds, where that much can be told.
-    pub event_time_us: Option<i64>,
-    /// Why.
-    pub reason: RejectReason,
-    /// Column, value and what was wanted.
-    pub detail: String,
-    /// Its origin, in a file that was recorded with origins.
-    pub recorded: Option<EventId>,
-}
-
-/// Records decoded together.
-#[derive(Debug)]
-pub struct Decoded {
-    /// Rows of [`Relation::schema`], in the order of their records.
-    pub rows: RecordBatch,
-    /// For each row, the index of its record.
-    pub records: Vec<usize>,
-    /// The other records, ascending.
-    pub refused: Vec<Refusal>,
-    /// Broker time of each row, microseconds; NULL where unknown. `None`: of no row.
-    pub broker_times: Option<Int64Array>,
-    pub(crate) labels: Option<Int64Array>,
-    pub(crate) origins: Option<Origins>,
-}
-
-/// Where recorded rows came from. A row with a NULL in any of the three has no recorded origin.
-#[derive(Debug)]
-pub(crate) struct Origins {
-    pub topic: StringArray,
-    pub partition: Int32Array,
-    pub offset: Int64Array,
-}
-
-impl Origins {
-    /// The id of row `row`, unless a part of it is NULL; `topic` makes a topic of its name.
-    pub(crate) fn id(&self, row: usize, topic: impl FnOnce(&str) -> Arc<str>) -> Option<EventId> {
-        let parts = [
-            self.topic.is_valid(row),
-            self.partition.is_valid(row),
-            self.offset.is_valid(row),
-        ];
-        (parts == [true; 3]).then(|| EventId {
-            topic: topic(self.topic.value(row)),
-            partition: Partition(self.partition.value(row)),
-            offset: Offset(self.offset.value(row)),
-        })
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Slot {
@@ -454,83 +398,4 @@ impl Decoder {
 pub(crate) fn stream_column(relation: &Relation, keys: Int8Array) -> ArrayRef {
     let names: StringArray = relation.streams.iter().map(|s| Some(&*s.name)).collect();
     Arc::new(Int8DictionaryArray::new(keys, Arc::new(names)))
-}
-
-impl Decoded {
-    /// Leaves out rows and refusals whose event time is `to` or later.
-    pub(crate) fn before(mut self, to: i64) -> Result<Self, IngestError> {
-        self.refused
-            .retain(|refusal| refusal.event_time_us.is_none_or(|at| at < to));
-        let times = self
-            .rows
-            .column(0)
-            .as_primitive::<TimestampMicrosecondType>();
-        if times.values().iter().all(|at| *at < to) {
-            return Ok(self);
-        }
-        let kept: BooleanArray = times.values().iter().map(|at| Some(*at < to)).collect();
-        self.rows = filter_record_batch(&self.rows, &kept)?;
-        self.keep_beside(&kept)?;
-        Ok(self)
-    }
-
-    /// Applies to the columns beside `rows` what was applied to `rows`.
-    fn keep_beside(&mut self, kept: &BooleanArray) -> Result<(), IngestError> {
-        let mut row = 0;
-        self.records.retain(|_| {
-            row += 1;
-            kept.value(row - 1)
-        });
-        let int64 = |array: &mut Option<Int64Array>| -> Result<(), IngestError> {
-            if let Some(values) = array {
-                *values = filter(&*values, kept)?.as_primitive::<Int64Type>().clone();
-            }
-            Ok(())
-        };
-        int64(&mut self.broker_times)?;
-        int64(&mut self.labels)?;
-        if let Some(origins) = &mut self.origins {
-            origins.topic = filter(&origins.topic, kept)?.as_string::<i32>().clone();
-            let partition = filter(&origins.partition, kept)?;
-            origins.partition = partition.as_primitive::<Int32Type>().clone();
-            origins.offset = filter(&origins.offset, kept)?
-                .as_primitive::<Int64Type>()
-                .clone();
-        }
-        Ok(())
-    }
-}
-
-/// Row `row` of a table as a JSON object, for a dead letter: numbers that JSON does not have stand
-/// as text.
-pub(crate) fn row_as_json(table: &RecordBatch, row: usize) -> Vec<u8> {
-    let mut object = Map::new();
-    for (field, array) in table.schema().fields().iter().zip(table.columns()) {
-        let value = match array.data_type() {
-            _ if array.is_null(row) => Value::Null,
-            DataType::Decimal128(..) => {
-                Value::String(array.as_primitive::<Decimal128Type>().value_as_string(row))
-            }
-            _ => match Values::of(&array.slice(row, 1)) {
-                Ok(Some(values)) => json_of(&values.cell(0), array, row),
-                _ => Value::String(array_value_to_string(array, row).unwrap_or_default()),
-            },
-        };
-        object.insert(field.name().clone(), value);
-    }
-    Value::Object(object).to_string().into_bytes()
-}
-
-fn json_of(cell: &Cell<'_>, array: &ArrayRef, row: usize) -> Value {
-    match cell {
-        Cell::Null => Value::Null,
-        Cell::Bool(v) => Value::Bool(*v),
-        Cell::Int(v) => i64::try_from(*v)
-            .map(Value::from)
-            .or_else(|_| u64::try_from(*v).map(Value::from))
-            .unwrap_or(Value::Null),
-        Cell::Float(v) if v.is_finite() => Value::from(*v),
-        Cell::Text(text) => Value::String(text.to_string()),
-        _ => Value::String(array_value_to_string(array, row).unwrap_or_default()),
-    }
 }

@@ -11,9 +11,9 @@ use sanderling_schemas::RejectReason;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::IngestError;
-use crate::convert::Cell;
 use crate::decode::Decoder;
 use crate::recorded::{CHUNK_ROWS, Chunk, open_text};
+use crate::values::Cell;
 
 /// Reads the wanted `fields` of one record into `cells`, which it first sets to NULL; a field
 /// that stands twice has its last value. On failure says why, for a dead letter.

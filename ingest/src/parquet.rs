@@ -7,8 +7,9 @@ use arrow::datatypes::SchemaRef;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
 use crate::IngestError;
-use crate::decode::{Decoder, row_as_json};
+use crate::decode::Decoder;
 use crate::recorded::{CHUNK_ROWS, Chunk};
+use crate::values::row_as_json;
 
 pub(crate) struct ParquetTable {
     path: PathBuf,

@@ -12,7 +12,8 @@ use sanderling_schemas::{DeadLetter, EventId, Offset, Partition};
 
 use crate::IngestError;
 use crate::csv::CsvTable;
-use crate::decode::{Decoded, Decoder};
+use crate::decode::Decoder;
+use crate::decoded::Decoded;
 use crate::json::JsonLines;
 use crate::parquet::ParquetTable;
 

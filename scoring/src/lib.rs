@@ -16,6 +16,8 @@ mod cells;
 mod error;
 mod evaluation;
 mod first_stage;
+#[cfg(test)]
+mod fixtures;
 mod front;
 mod inputs;
 mod kernels;

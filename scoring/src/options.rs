@@ -17,6 +17,10 @@ pub struct ModelOptions {
     pub graph: bool,
     /// Globs (`*` and `?`) of feature names that the model does not see.
     pub exclude: Vec<String>,
+    /// Globs of the features by which an event is remembered; unset: what no label went into and
+    /// what tells of the event alone or of its own entity. Every event carries the first stage's
+    /// score besides.
+    pub remember: Option<Vec<String>>,
     /// Quantile bins of a feature's piecewise-linear embedding.
     pub bins: usize,
     /// Dimensions of a feature's piecewise-linear embedding.
@@ -49,6 +53,7 @@ impl Default for ModelOptions {
             output: Output::LogOdds,
             graph: true,
             exclude: Vec::new(),
+            remember: None,
             bins: 12,
             embedding: 4,
             first_stage: 48,
@@ -140,17 +145,9 @@ impl ModelOptions {
             ("head_size", self.head_size, 256),
             ("hidden", self.hidden[0], 65_536),
             ("hidden", self.hidden[1], 65_536),
-            (
-                "training.endpoint_steps",
-                self.training.endpoint_steps,
-                1024,
-            ),
+            ("training.endpoint_steps", self.training.endpoint_steps, 1024),
             ("training.own_steps", self.training.own_steps, 1024),
-            (
-                "training.refresh_epochs",
-                self.training.refresh_epochs,
-                1_000_000,
-            ),
+            ("training.refresh_epochs", self.training.refresh_epochs, 1_000_000),
         ];
         for (name, size, max) in sizes {
             if size == 0 || size > max {
@@ -174,10 +171,7 @@ impl ModelOptions {
                 });
             }
         }
-        if training
-            .negatives
-            .is_some_and(|share| !(share > 0.0 && share <= 1.0))
-        {
+        if training.negatives.is_some_and(|share| !(share > 0.0 && share <= 1.0)) {
             return Err(ScoringError::Option {
                 name: "training.negatives".to_string(),
                 wanted: "above 0 and at most 1".to_string(),
@@ -216,9 +210,19 @@ impl ModelOptions {
     /// Columns of `schema` that the model sees, ascending.
     pub fn inputs(&self, schema: &FeatureSchema) -> Vec<usize> {
         let seen = |name: &str| !self.exclude.iter().any(|glob| matches_glob(glob, name));
-        (0..schema.fields.len())
-            .filter(|&i| seen(&schema.fields[i].name))
-            .collect()
+        (0..schema.fields.len()).filter(|&i| seen(&schema.fields[i].name)).collect()
+    }
+
+    /// Those of `inputs` by which an event is remembered, as indices into `inputs`.
+    pub(crate) fn remembered(&self, schema: &FeatureSchema, inputs: &[usize]) -> Vec<usize> {
+        let keeps = |i: usize| {
+            let field = &schema.fields[i];
+            match &self.remember {
+                Some(globs) => globs.iter().any(|glob| matches_glob(glob, &field.name)),
+                None => !field.from_label && field.entity.is_none_or(|entity| entity == 0),
+            }
+        };
+        (0..inputs.len()).filter(|&i| keeps(inputs[i])).collect()
     }
 
     /// Dimensions of a key, and of a value.
@@ -256,10 +260,7 @@ mod tests {
     #[test]
     fn nonsense_is_refused() {
         assert!(ModelOptions::default().check().is_ok());
-        let none = ModelOptions {
-            heads: 0,
-            ..ModelOptions::default()
-        };
+        let none = ModelOptions { heads: 0, ..ModelOptions::default() };
         assert!(matches!(none.check(), Err(ScoringError::Option { name, .. }) if name == "heads"));
         let mut all = ModelOptions::default();
         all.training.dropout = 1.0;

@@ -76,10 +76,7 @@ impl Scorer {
         threads: usize,
     ) -> Result<Self, ScoringError> {
         let entities: Vec<&str> = relation.entities.iter().map(|e| e.name.as_str()).collect();
-        let horizon_us = relation
-            .labels
-            .as_ref()
-            .map_or(0, |labels| labels.horizon_us);
+        let horizon_us = relation.labels.as_ref().map_or(0, |labels| labels.horizon_us);
         let empty = arrow::array::RecordBatch::new_empty(Arc::new(arrow::datatypes::Schema::new(
             schema
                 .fields
@@ -98,13 +95,7 @@ impl Scorer {
         threads: usize,
     ) -> Result<Self, ScoringError> {
         let entities: Vec<&str> = recording.entities().iter().map(String::as_str).collect();
-        Self::with(
-            model,
-            recording.schema(),
-            &entities,
-            recording.horizon_us(),
-            threads,
-        )
+        Self::with(model, recording.schema(), &entities, recording.horizon_us(), threads)
     }
 
     fn with(
@@ -162,38 +153,20 @@ impl Scorer {
             message: message.to_string(),
         };
         if batch.features.num_columns() != self.model.columns() {
-            return Err(fault(
-                "its features have another number of columns than the model's",
-            ));
+            return Err(fault("its features have another number of columns than the model's"));
         }
         if batch.slots.len() != self.model.shape.entities.len() {
-            return Err(fault(
-                "it has slots for another number of entities than the model",
-            ));
+            return Err(fault("it has slots for another number of entities than the model"));
         }
         let features = feature_matrix(&batch.features)?;
         let all_times = batch.events.event_times_us();
         let first = batch.events.sequence.0;
-        let times: Vec<i64> = batch
-            .scored
-            .iter()
-            .map(|&row| all_times[row as usize])
-            .collect();
-        let sequences: Vec<u64> = batch
-            .scored
-            .iter()
-            .map(|&row| first + u64::from(row))
-            .collect();
+        let times: Vec<i64> = batch.scored.iter().map(|&row| all_times[row as usize]).collect();
+        let sequences: Vec<u64> = batch.scored.iter().map(|&row| first + u64::from(row)).collect();
         let slots: Vec<Vec<u32>> = batch
             .slots
             .iter()
-            .map(|slots| {
-                batch
-                    .scored
-                    .iter()
-                    .map(|&row| slots[row as usize])
-                    .collect()
-            })
+            .map(|slots| batch.scored.iter().map(|&row| slots[row as usize]).collect())
             .collect();
         let labels = batch
             .labels
@@ -206,28 +179,14 @@ impl Scorer {
             })
             .collect();
         let slots = slots.iter().map(Vec::as_slice).collect();
-        let steps = Steps {
-            features: &features,
-            times: &times,
-            sequences: &sequences,
-            slots,
-            labels,
-        };
+        let steps =
+            Steps { features: &features, times: &times, sequences: &sequences, slots, labels };
         let (rows, context) = self.fold(&steps);
-        let scores = self.in_parts(&rows, &context, |model, rows, context| {
-            model.scores(rows, context, rung)
-        });
+        let scores = self
+            .in_parts(&rows, &context, |model, rows, context| model.scores(rows, context, rung));
         Ok(Scored {
-            batch: ScoreBatch {
-                output: self.model.output(),
-                rung,
-                scores,
-            },
-            inputs: ModelInputs {
-                rows: times.len(),
-                features,
-                context,
-            },
+            batch: ScoreBatch { output: self.model.output(), rung, scores },
+            inputs: ModelInputs { rows: times.len(), features, context },
         })
     }
 
@@ -246,9 +205,7 @@ impl Scorer {
             let outputs: Vec<Vec<f32>> = rungs
                 .iter()
                 .map(|&rung| {
-                    self.in_parts(&rows, &context, |m, rows, context| {
-                        m.raw(rows, context, rung)
-                    })
+                    self.in_parts(&rows, &context, |m, rows, context| m.raw(rows, context, rung))
                 })
                 .collect();
             let mut cells = vec![0.0; rungs.len()];
@@ -280,15 +237,7 @@ impl Scorer {
         }
         let keys = self.keys(steps, &first, &tokens, &cells[0]);
         for (m, layout) in model.shape.memories.iter().enumerate() {
-            self.remember(
-                m,
-                layout,
-                steps,
-                &cells[m],
-                &moved,
-                keys.get(m),
-                &mut context,
-            );
+            self.remember(m, layout, steps, &cells[m], &moved, keys.get(m), &mut context);
         }
         (rows, context)
     }
@@ -304,15 +253,10 @@ impl Scorer {
     ) -> (Vec<CellSteps>, Vec<Vec<Option<u32>>>) {
         let model = self.model.clone();
         let shape = &model.shape;
-        let (memories, token_size, context_size) = (
-            shape.memories.len(),
-            shape.options.token,
-            shape.context_size(),
-        );
+        let (memories, token_size, context_size) =
+            (shape.memories.len(), shape.options.token, shape.context_size());
         for (m, layout) in shape.memories.iter().enumerate() {
-            let slots = steps.slots[layout.entity]
-                .iter()
-                .filter(|&&slot| slot != NO_SLOT);
+            let slots = steps.slots[layout.entity].iter().filter(|&&slot| slot != NO_SLOT);
             if let Some(&max) = slots.max() {
                 self.memories[m].grow_to(max as usize + 1);
             }
@@ -328,12 +272,7 @@ impl Scorer {
                     continue;
                 }
                 self.pending.advance(label.time_us, self.horizon_us);
-                let Self {
-                    memories: states,
-                    pending,
-                    locals,
-                    ..
-                } = self;
+                let Self { memories: states, pending, locals, .. } = self;
                 pending.take(label.of, |of| {
                     for m in 1..memories {
                         let slot = of.slots[m - 1];
@@ -377,11 +316,7 @@ impl Scorer {
                 }
                 let state = self.memories[m].get(slot as usize);
                 let (steps_taken, last_us) = (state.steps, state.last_us);
-                let since = if steps_taken > 0 {
-                    elapsed(time_us - last_us)
-                } else {
-                    0.0
-                };
+                let since = if steps_taken > 0 { elapsed(time_us - last_us) } else { 0.0 };
                 if m > 0 {
                     context[layout.scalars.clone()].copy_from_slice(&[known(steps_taken), since]);
                     continue;
@@ -389,26 +324,18 @@ impl Scorer {
                 let seen = if steps_taken > 0 { 1.0 } else { 0.0 };
                 context[layout.scalars.clone()].copy_from_slice(&[seen, since]);
                 let cell = &mut cells[0];
-                cell.of
-                    .push(local(&mut self.locals[0], &mut cell.slots, slot));
+                cell.of.push(local(&mut self.locals[0], &mut cell.slots, slot));
                 cell.inputs.extend_from_slice(token);
-                cell.inputs
-                    .extend([first[event] * FIRST_STAGE_SCALE, since]);
+                cell.inputs.extend([first[event] * FIRST_STAGE_SCALE, since]);
                 let state = self.memories[0].get_mut(slot as usize);
-                state.last_us = if steps_taken > 0 {
-                    last_us.max(time_us)
-                } else {
-                    time_us
-                };
+                state.last_us = if steps_taken > 0 { last_us.max(time_us) } else { time_us };
                 state.steps += 1;
             }
             if has_labels {
                 self.pending.advance(time_us, self.horizon_us);
-                let slots = shape.memories[1..]
-                    .iter()
-                    .map(|layout| steps.slots[layout.entity][event]);
-                self.pending
-                    .insert(steps.sequences[event], time_us, first[event], slots, token);
+                let slots =
+                    shape.memories[1..].iter().map(|layout| steps.slots[layout.entity][event]);
+                self.pending.insert(steps.sequences[event], time_us, first[event], slots, token);
             }
         }
         for (m, cell) in cells.iter().enumerate() {
@@ -435,13 +362,7 @@ impl Scorer {
         }
         steps.before.resize(steps.of.len() * width, 0.0);
         steps.after.resize(steps.of.len() * width, 0.0);
-        cell.advance(
-            &mut carries,
-            &steps.of,
-            &steps.inputs,
-            &mut steps.before,
-            &mut steps.after,
-        );
+        cell.advance(&mut carries, &steps.of, &steps.inputs, &mut steps.before, &mut steps.after);
     }
 
     /// Pass 3: key and value of each event for each memory, events x 2 key sizes.
@@ -492,11 +413,7 @@ impl Scorer {
         context: &mut [f32],
     ) {
         let context_size = self.model.context_size();
-        let width = self
-            .model
-            .cells
-            .get(m)
-            .map_or(0, crate::cells::Cell::carry_size);
+        let width = self.model.cells.get(m).map_or(0, crate::cells::Cell::carry_size);
         let entry_size = layout.ring.len() / layout.events();
         let mut step = 0;
         let mut labels = steps.labels.iter().zip(&moved[m]).peekable();
@@ -533,11 +450,7 @@ impl Scorer {
                 context[layout.ring.start + i * entry_size..][..entry_size]
                     .copy_from_slice(&state.ring[at * entry_size..][..entry_size]);
             }
-            state.push(
-                time_us,
-                &keys[event * entry_size..][..entry_size],
-                layout.events(),
-            );
+            state.push(time_us, &keys[event * entry_size..][..entry_size], layout.events());
         }
     }
 
@@ -551,19 +464,11 @@ impl Scorer {
         let model = &*self.model;
         let width = model.shape.inputs.len();
         let n = rows.z.len() / width;
-        let context_size = if context.is_empty() {
-            0
-        } else {
-            model.context_size()
-        };
+        let context_size = if context.is_empty() { 0 } else { model.context_size() };
         let parts = self.threads.min(n / THREAD_ROWS_MIN).max(1);
         let part = |from: usize, to: usize| {
             let rows = rows.all().slice(from, to - from, width);
-            work(
-                model,
-                rows,
-                &context[from * context_size..to * context_size],
-            )
+            work(model, rows, &context[from * context_size..to * context_size])
         };
         if parts == 1 {
             return part(0, n);
@@ -610,16 +515,9 @@ impl Scorer {
         let mut memories = Vec::new();
         for (m, layout) in shape.memories.iter().enumerate() {
             let memory = Paged::<Memory>::restore(restored.section(&format!("memory.{m}"))?)?;
-            let carry = self
-                .model
-                .cells
-                .get(m)
-                .map_or(0, crate::cells::Cell::carry_size);
+            let carry = self.model.cells.get(m).map_or(0, crate::cells::Cell::carry_size);
             let entry = 2 * shape.options.key_size();
-            if !memory
-                .iter()
-                .all(|state| state.fits(carry, layout.events(), entry))
-            {
+            if !memory.iter().all(|state| state.fits(carry, layout.events(), entry)) {
                 return Err(damaged("memory").into());
             }
             memories.push(memory);
@@ -669,3 +567,6 @@ fn set(carry: &mut Vec<f32>, values: &[f32]) {
         carry.copy_from_slice(values);
     }
 }
+
+#[cfg(test)]
+mod tests;

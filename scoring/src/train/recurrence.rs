@@ -96,7 +96,13 @@ dispatch! {
 }
 
 #[inline(always)]
-fn lstm_forward_lanes(gates: &mut [f32], mask: &[f32], tanh_c: &mut [f32], carry: &mut [f32], hidden: usize) {
+fn lstm_forward_lanes(
+    gates: &mut [f32],
+    mask: &[f32],
+    tanh_c: &mut [f32],
+    carry: &mut [f32],
+    hidden: usize,
+) {
     for (row, &mask) in mask.iter().enumerate() {
         if mask == 0.0 {
             continue;
@@ -157,7 +163,13 @@ dispatch! {
 }
 
 #[inline(always)]
-fn lstm_backward_lanes(tape: &Tape, mask: &[f32], hidden: usize, d_carry: &mut [f32], d_gates: &mut [f32]) {
+fn lstm_backward_lanes(
+    tape: &Tape,
+    mask: &[f32],
+    hidden: usize,
+    d_carry: &mut [f32],
+    d_gates: &mut [f32],
+) {
     for (row, &mask) in mask.iter().enumerate() {
         let d = &mut d_gates[row * 4 * hidden..][..4 * hidden];
         if mask == 0.0 {
@@ -280,7 +292,8 @@ impl CustomOp3 for Unrolled {
         let mut d_weight = vec![0.0; gates * hidden];
         let mut d_bias = vec![0.0; gates];
         let mut d_carry = vec![0.0; rows * width];
-        for (carry, grad) in d_carry.chunks_exact_mut(width).zip(values(grad)?.chunks_exact(hidden)) {
+        for (carry, grad) in d_carry.chunks_exact_mut(width).zip(values(grad)?.chunks_exact(hidden))
+        {
             carry[..hidden].copy_from_slice(grad);
         }
         let mut d_hidden = vec![0.0; rows * gates];
@@ -370,7 +383,11 @@ fn attend_forward_lanes(
                 best = best.max(*weight);
             }
             for weight in weights.iter_mut() {
-                *weight = if *weight == f32::NEG_INFINITY { 0.0 } else { crate::kernels::activation::exp(*weight - best) };
+                *weight = if *weight == f32::NEG_INFINITY {
+                    0.0
+                } else {
+                    crate::kernels::activation::exp(*weight - best)
+                };
                 sum += *weight;
             }
             if sum == 0.0 {
@@ -478,7 +495,8 @@ impl CustomOp3 for Attend {
             decay: vec![0.0; self.heads],
         };
         attend_backward(self, &q, &e, &weights, &values(grad)?, &mut grads);
-        let tensor = |values: Vec<f32>, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device());
+        let tensor =
+            |values: Vec<f32>, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device());
         Ok((
             Some(tensor(grads.query, query)?),
             Some(tensor(grads.entries, entries)?),

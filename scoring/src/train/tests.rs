@@ -1,0 +1,130 @@
+//! What training must manage on streams small enough for a test.
+
+use sanderling_schemas::Rung;
+
+use super::*;
+use crate::evaluation::{EvaluationPlan, evaluate};
+use crate::fixtures::{MINUTE_US, model, payments, small};
+
+/// AUC over the last 30 % of the recording, of a model of the first 70 %.
+fn auc_after(recording: &Recording, options: &ModelOptions) -> f64 {
+    let model = Arc::new(model(recording, options, 0.7));
+    let truth = recording.known_labels(i64::MAX);
+    let from = (recording.len() as f64 * 0.7) as usize;
+    let mut scorer = Scorer::of_recording(model, recording, 1).unwrap();
+    let (mut scores, mut positive) = (Vec::new(), Vec::new());
+    scorer.fold_recording(recording, (0, recording.len()), &[Rung::Full], |event, raw| {
+        if event >= from && !truth[event].is_nan() {
+            scores.push(f64::from(raw[0]));
+            positive.push(truth[event] > 0.5);
+        }
+    });
+    auc(&scores, &positive)
+}
+
+#[test]
+fn what_endpoints_remember_is_learnt() {
+    let recording = payments(6000, 21).recording();
+    let with = auc_after(&recording, &small(8));
+    let without = auc_after(&recording, &ModelOptions { graph: false, ..small(8) });
+    assert!(with > 0.8, "AUC {with} with the graph");
+    assert!(with > without + 0.1, "AUC {with} with the graph, {without} without");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes() {
+    let recording = payments(500, 22).recording();
+    let first = model(&recording, &small(2), 0.8);
+    assert_eq!(first.hash(), model(&recording, &small(2), 0.8).hash());
+    let calibration = first.manifest().calibration;
+    for rung in [calibration.full, calibration.no_graph, calibration.linear] {
+        assert!(rung.slope > 0.0);
+    }
+}
+
+#[test]
+fn labels_of_the_future_give_no_gradient() {
+    let recording = payments(600, 23).recording();
+    let to_us = 300 * MINUTE_US;
+    let plan = |known_by_us| TrainingPlan { from_us: 0, to_us, known_by_us, seed: 1 };
+    let rows = |known_by_us| {
+        let (rows, _) = gradient_rows(&recording, Output::LogOdds, &plan(known_by_us)).unwrap();
+        rows.rows.len()
+    };
+    // Labels come 120 minutes after their event, one event a minute.
+    assert!((175..=190).contains(&rows(to_us)), "{}", rows(to_us));
+    assert!((295..=305).contains(&rows(to_us + 130 * MINUTE_US)));
+    let none = gradient_rows(&recording, Output::LogOdds, &plan(0));
+    assert!(matches!(none, Err(ScoringError::TooFewRows(_))));
+}
+
+#[test]
+fn values_are_learnt_in_their_own_units() {
+    // The value to foretell is the amount's, shifted.
+    let stream = payments(1500, 24);
+    let source = stream.recording();
+    let mut recording = Recording::new(&stream.schema, &stream.relation);
+    for event in 0..source.len() {
+        let slots: Vec<u32> = (0..3).map(|entity| source.slots(entity)[event]).collect();
+        recording.push_event(source.features(event), &slots, event as i64 * MINUTE_US);
+        let value = source.features(event)[0] + 1000.0;
+        recording.push_label(event, value, event as i64 * MINUTE_US + 1);
+    }
+    let options = ModelOptions { output: Output::Value, ..small(8) };
+    let model = Arc::new(model(&recording, &options, 0.7));
+    let from = (recording.len() as f64 * 0.7) as usize;
+    let full = model.calibrations.full;
+    let mut scorer = Scorer::of_recording(model.clone(), &recording, 1).unwrap();
+    let (mut own, mut constant) = (0.0, 0.0);
+    scorer.fold_recording(&recording, (0, recording.len()), &[Rung::Full], |event, raw| {
+        if event >= from {
+            let value = f64::from(recording.features(event)[0]) + 1000.0;
+            own += (full.apply(raw[0]) - value).powi(2);
+            constant += (model.base_score() - value).powi(2);
+        }
+    });
+    assert!(own < 0.2 * constant, "squared error {own}, of the mean {constant}");
+}
+
+#[test]
+fn training_that_diverges_stops() {
+    let recording = payments(500, 25).recording();
+    let mut options = small(3);
+    options.training.rate = 1e30;
+    let plan = TrainingPlan { from_us: 0, to_us: i64::MAX, known_by_us: i64::MAX, seed: 1 };
+    let stopped = train(&recording, &options, &plan, &mut |_| {});
+    assert!(matches!(stopped, Err(ScoringError::NotFinite { .. })), "{:?}", stopped.err());
+}
+
+#[test]
+fn folds_are_the_same_on_one_thread_and_two() {
+    let day = 1440 * MINUTE_US;
+    let recording = payments(6 * 1440, 26).recording();
+    let truth = recording.known_labels(i64::MAX);
+    let plan = EvaluationPlan {
+        start_us: 0,
+        folds: 2,
+        step_days: 1,
+        train_days: 2,
+        delay_days: 1,
+        test_days: 1,
+        train_from_us: None,
+        exclude_known: false,
+        seed: 3,
+    };
+    let run = |threads| {
+        let mut options = small(2);
+        options.graph = false;
+        evaluate(&recording, &truth, &options, &plan, threads, &|_, _| {}).unwrap()
+    };
+    let (one, two) = (run(1), run(2));
+    assert_eq!(one.scores, two.scores);
+    assert_eq!(one.folds.len(), 2);
+    for (fold, report) in one.folds.iter().enumerate() {
+        assert_eq!(report.start_us, fold as i64 * day);
+        assert!((1300..=1500).contains(&report.rows), "{} rows", report.rows);
+        assert!(report.auc > 0.5 && report.average_precision > 0.0);
+    }
+    let (mean, deviation) = one.spread(|fold| fold.auc);
+    assert!(mean > 0.5 && deviation >= 0.0);
+}

@@ -1,6 +1,6 @@
 //! Decisions per second into JSON and into table rows, on one thread.
 //!
-//! `cargo bench --profile measure -p sanderling-schemas`
+//! `cargo bench --profile measure -p sanderling-schemas --bench wire`
 
 #![allow(clippy::print_stdout)]
 

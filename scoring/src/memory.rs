@@ -10,6 +10,14 @@ pub(crate) fn elapsed(us: i64) -> f32 {
     ((us.max(0) as f64 / 1e6).ln_1p() / 5.0) as f32
 }
 
+/// Puts the first stage's log-odds on the scale of the other inputs.
+pub(crate) const FIRST_STAGE_SCALE: f32 = 1.0 / 3.0;
+
+/// How many known labels, to a network.
+pub(crate) fn known(labels: u32) -> f32 {
+    (labels as f32).ln_1p() / 3.0
+}
+
 /// One entity's memory. Empty vectors until it is first written to.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Memory {

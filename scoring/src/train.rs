@@ -5,6 +5,7 @@
 //! training. Each row's past is unrolled a few steps; where the steps begin, the carry is what the
 //! serving kernels made of the stream under earlier weights, renewed every few epochs.
 
+mod attend;
 mod batch;
 mod carries;
 mod graph;

@@ -6,10 +6,11 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sanderling_schemas::Rung;
 
+use super::attend::Attend;
 use super::batch::{Source, present};
 use super::carries::Carries;
 use super::graph::Graph;
-use super::recurrence::{Attend, Kind, Unrolled};
+use super::recurrence::{Kind, Unrolled};
 use super::*;
 use crate::fixtures::{payments, small};
 

@@ -9,8 +9,8 @@ use crate::architecture::Architecture;
 use crate::cells::Cell;
 use crate::error::ScoringError;
 use crate::kernels::dense::{Dense, Rows};
+use crate::memory::FIRST_STAGE_SCALE;
 use crate::recording::Recording;
-use crate::scorer::FIRST_STAGE_SCALE;
 use crate::weights::Weights;
 
 /// Events or labels that go through a cell together.

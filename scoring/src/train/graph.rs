@@ -2,9 +2,10 @@
 
 use candle_core::Tensor;
 
+use super::attend::Attend;
 use super::batch::{Past, Present, Ring};
 use super::params::Params;
-use super::recurrence::{Attend, Kind, Unrolled};
+use super::recurrence::{Kind, Unrolled};
 use crate::architecture::Architecture;
 use crate::error::ScoringError;
 

@@ -2,9 +2,8 @@
 
 use sanderling_schemas::NO_SLOT;
 
-use crate::memory::elapsed;
+use crate::memory::{elapsed, known};
 use crate::recording::Recording;
-use crate::scorer::known;
 
 /// No event, no label.
 pub(crate) const NONE: u32 = u32::MAX;

@@ -11,6 +11,11 @@ use crate::options::ModelOptions;
 
 /// Quantiles beside the even ones, where rare and large values live.
 pub(crate) const TAIL_QUANTILES: [f64; 4] = [0.98, 0.99, 0.995, 0.999];
+/// Numbers in a token, unless the options say otherwise: few, so that a memory of a handful of
+/// training days learns kinds of events and not the events themselves.
+const TOKEN: usize = 8;
+/// A forecast has to see its inputs whole, up to this many numbers.
+const FORECAST_TOKEN_MAX: usize = 64;
 /// Numbers of an event beside its token: the first stage's score and the time since the last one.
 pub(crate) const EVENT_EXTRAS: usize = 2;
 /// Numbers of a known label beside the event's token: the first stage's score, the label, the time
@@ -32,6 +37,8 @@ pub(crate) struct Architecture {
     pub(crate) first: Vec<usize>,
     /// Inputs by which an event is remembered, as indices into `inputs`.
     pub(crate) remembered: Vec<usize>,
+    /// Numbers in a token.
+    pub(crate) token: usize,
     /// All entities of the pipeline, the events' own first.
     pub(crate) entities: Vec<String>,
     /// Where each remembered entity stands in a context row: the first entity, then the endpoints
@@ -141,6 +148,10 @@ impl Architecture {
             columns: schema.fields.len(),
             inputs,
             first,
+            token: options.token.unwrap_or(match options.output {
+                Output::LogOdds | Output::Value => TOKEN,
+                Output::Forecast => remembered.len().min(FORECAST_TOKEN_MAX),
+            }),
             remembered,
             entities: entities.to_vec(),
             memories,
@@ -165,18 +176,18 @@ impl Architecture {
 
     /// Numbers that go into an LSTM step beside the carry.
     pub(crate) fn event_size(&self) -> usize {
-        self.options.token + EVENT_EXTRAS
+        self.token + EVENT_EXTRAS
     }
 
     /// Numbers that go into a GRU step beside the carry.
     pub(crate) fn label_size(&self) -> usize {
-        self.options.token + LABEL_EXTRAS
+        self.token + LABEL_EXTRAS
     }
 
     /// Numbers that a key and a value are made of: token, first stage's score, the first entity's
     /// memory before the event.
     pub(crate) fn key_input_size(&self) -> usize {
-        self.options.token + 1 + self.options.lstm
+        self.token + 1 + self.options.lstm
     }
 
     /// Numbers that the head reads of `memories` memories: carry, scalars and attention.
@@ -220,11 +231,11 @@ impl Architecture {
         let token = |add: &mut dyn FnMut(String, &[usize], Init, bool)| {
             add(
                 "token.weight".into(),
-                &[options.token, self.remembered.len()],
+                &[self.token, self.remembered.len()],
                 Init::FanIn(self.remembered.len()),
                 false,
             );
-            add("token.bias".into(), &[options.token], Init::Zero, false);
+            add("token.bias".into(), &[self.token], Init::Zero, false);
             let (inputs, hidden) = (self.event_size(), options.lstm);
             let fan = Init::FanIn(hidden);
             add("memory.0.input".into(), &[4 * hidden, inputs], fan, false);

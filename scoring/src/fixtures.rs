@@ -221,7 +221,7 @@ impl Stream {
 /// Small sizes and few epochs.
 pub(crate) fn small(epochs: usize) -> ModelOptions {
     ModelOptions {
-        token: 8,
+        token: Some(8),
         lstm: 8,
         gru: 6,
         first_stage: 8,

@@ -27,8 +27,8 @@ pub struct ModelOptions {
     pub embedding: usize,
     /// Hidden units of the first stage.
     pub first_stage: usize,
-    /// Numbers by which an event is remembered.
-    pub token: usize,
+    /// Numbers by which an event is remembered; unset: 8, or in a forecast one an input, at most 64.
+    pub token: Option<usize>,
     /// Hidden units of the first entity's LSTM.
     pub lstm: usize,
     /// Hidden units of an endpoint's GRU over known labels.
@@ -57,7 +57,7 @@ impl Default for ModelOptions {
             bins: 12,
             embedding: 4,
             first_stage: 48,
-            token: 24,
+            token: None,
             lstm: 32,
             gru: 16,
             own_events: 16,
@@ -74,7 +74,7 @@ impl Default for ModelOptions {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainingOptions {
-    /// Passes over the gradient rows; unset: 16, or 10 beyond 300,000 rows.
+    /// Passes over the gradient rows; unset: 12, or 10 beyond 300,000 rows.
     pub epochs: Option<usize>,
     /// Rows of a gradient step; unset: 256, or 512 beyond 300,000 rows.
     pub batch: Option<usize>,
@@ -136,7 +136,7 @@ impl ModelOptions {
             ("bins", self.bins, 256),
             ("embedding", self.embedding, 64),
             ("first_stage", self.first_stage, 4096),
-            ("token", self.token, 1024),
+            ("token", self.token.unwrap_or(1), 1024),
             ("lstm", self.lstm, 4096),
             ("gru", self.gru, 4096),
             ("own_events", self.own_events, 1024),

@@ -247,8 +247,7 @@ impl Scorer {
                 .all(|(&slot, memory)| slot == NO_SLOT || (slot as usize) < memory.len())
         };
         if !events.iter().all(|event| {
-            event.is_free()
-                || (event.fits(memories.len() - 1, shape.options.token) && slots_fit(event))
+            event.is_free() || (event.fits(memories.len() - 1, shape.token) && slots_fit(event))
         }) {
             return Err(damaged("pending event").into());
         }

@@ -87,7 +87,7 @@ impl Layers {
 
 /// The token of the remembered inputs, as a layer over all inputs.
 fn token(shape: &Architecture, weights: &Weights) -> Result<Dense, ScoringError> {
-    let (all, some, size) = (shape.inputs.len(), shape.remembered.len(), shape.options.token);
+    let (all, some, size) = (shape.inputs.len(), shape.remembered.len(), shape.token);
     let weight = weights.get("token.weight", &[size, some])?;
     let mut wide = vec![0.0; size * all];
     for (wide, weight) in wide.chunks_exact_mut(all).zip(weight.chunks_exact(some)) {
@@ -288,7 +288,7 @@ impl ServedModel {
     /// The token of each row, rows x token size.
     pub(crate) fn tokens(&self, rows: StandardisedRows<'_>) -> Vec<f32> {
         let inputs = self.shape.inputs.len();
-        let mut out = vec![0.0; rows.z.len() / inputs * self.shape.options.token];
+        let mut out = vec![0.0; rows.z.len() / inputs * self.shape.token];
         self.token.forward(Rows { values: rows.z, stride: inputs }, &mut out);
         out
     }

@@ -59,7 +59,7 @@ impl Scorer {
         let model = self.model.clone();
         let shape = &model.shape;
         let (memories, token_size, context_size) =
-            (shape.memories.len(), shape.options.token, shape.context_size());
+            (shape.memories.len(), shape.token, shape.context_size());
         for (m, layout) in shape.memories.iter().enumerate() {
             let slots = steps.slots[layout.entity].iter().filter(|&&slot| slot != NO_SLOT);
             if let Some(&max) = slots.max() {
@@ -182,7 +182,7 @@ impl Scorer {
         if shape.options.output == Output::Forecast {
             return Vec::new();
         }
-        let (token_size, hidden) = (shape.options.token, shape.options.lstm);
+        let (token_size, hidden) = (shape.token, shape.options.lstm);
         let events = steps.times.len();
         let mut inputs = Vec::with_capacity(events * shape.key_input_size());
         let mut step = 0;

@@ -160,7 +160,7 @@ fn a_folder_is_read_back_and_checked() {
 #[test]
 fn telemetry_goes_through_the_same_fold() {
     let stream = telemetry(3000, 1);
-    let options = ModelOptions { output: Output::Forecast, lstm: 32, token: 24, ..small(16) };
+    let options = ModelOptions { output: Output::Forecast, lstm: 32, token: None, ..small(16) };
     let model = Arc::new(model(&stream.recording(), &options, 0.7));
     let mut scorer = scorer(&stream, &model, 2);
     let (mut full, mut linear) = (0.0, 0.0);

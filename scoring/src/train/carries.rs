@@ -46,7 +46,7 @@ impl Carries {
         inputs: &Inputs,
         weights: &Weights,
     ) -> Result<Self, ScoringError> {
-        let (all, size) = (shape.remembered.len(), shape.options.token);
+        let (all, size) = (shape.remembered.len(), shape.token);
         let token = Dense::load(weights, "token", size, all)?;
         let events = inputs.first_stage.len();
         let mut tokens = vec![0.0; events * size];

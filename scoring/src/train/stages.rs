@@ -57,7 +57,7 @@ impl<'a> Stages<'a> {
             Output::LogOdds => options.negatives.unwrap_or(if long { 0.1 } else { 0.3 }),
             Output::Value | Output::Forecast => 1.0,
         };
-        let epochs = options.epochs.unwrap_or(if long { 10 } else { 16 });
+        let epochs = options.epochs.unwrap_or(if long { 10 } else { 12 });
         let batch = options.batch.unwrap_or(if long { 512 } else { 256 });
         Self { shape, recording, front, history, gradient, params, rng, epochs, batch, negatives }
     }

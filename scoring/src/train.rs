@@ -85,6 +85,9 @@ pub(crate) struct Trained {
 /// Trains a model on `recording`. The same recording, options and plan give the same bytes on
 /// the same machine. `progress` hears of every epoch.
 ///
+/// candle takes its number of threads from `RAYON_NUM_THREADS`; on operations as small as these,
+/// one is fastest by far.
+///
 /// # Errors
 /// [`ScoringError::TooFewRows`] where there is nothing to learn from, [`ScoringError::Option`] for
 /// options out of range, [`ScoringError::NotFinite`] where training diverged.

@@ -1,7 +1,7 @@
 //! `check`: one scenario, every way it may be run, one result.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -59,6 +59,14 @@ impl Replay {
 pub fn check(scenario: &Scenario, inputs: &[PathBuf]) -> Outcome {
     let model = scenario.model(&inputs[0]);
     let replay = Replay::new(scenario, &model, inputs);
+    let begun = Instant::now();
+    let passed = |what: &str| {
+        println!(
+            "{:>6.1} s  {}: {what}",
+            begun.elapsed().as_secs_f64(),
+            replay.pipeline
+        )
+    };
     let folder = scratch();
     let out = |name: &str| {
         folder
@@ -81,6 +89,7 @@ pub fn check(scenario: &Scenario, inputs: &[PathBuf]) -> Outcome {
     .expect("a summary of JSON");
     assert_eq!(answer, written, "the last line is the summary");
     against_golden(scenario, &plain);
+    passed("plain");
 
     for rows in &scenario.batch_rows {
         let again = out(&format!("batches-of-{rows}"));
@@ -104,10 +113,12 @@ pub fn check(scenario: &Scenario, inputs: &[PathBuf]) -> Outcome {
         "333",
     ])));
     plain.must_equal(&Outcome::read(Path::new(&one)), "on one core");
+    passed("on one core");
 
     let crashed = PathBuf::from(out("crashed"));
-    killed_and_resumed(&replay, &crashed, took.max(Duration::from_millis(50)));
+    killed_and_resumed(&replay, &crashed, plain.count("in"), took);
     plain.must_equal(&Outcome::read(&crashed), "killed and resumed");
+    passed("killed and resumed");
     plain
 }
 

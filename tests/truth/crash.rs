@@ -14,33 +14,49 @@ use crate::sanderling::{answer_of, command, start};
 const KILLS: usize = 3;
 /// Starts, those that were killed too early or too late included.
 const STARTS_MAX: usize = 24;
+/// A replay of fewer rows is killed right after a checkpoint, of which it makes one for each row.
+const SHORT_ROWS: u64 = 1000;
 
 /// Replays into `out`, killed [`KILLS`] times at random moments of the `took` that it takes, the
 /// newest checkpoint damaged once; and resumed each time, at last to the end. Then it is resumed
 /// once more, which must change nothing.
-pub fn killed_and_resumed(replay: &Replay, out: &Path, took: Duration) {
+pub fn killed_and_resumed(replay: &Replay, out: &Path, rows: u64, took: Duration) {
     let mut random = Random::seeded("killed and resumed");
+    let short = rows < SHORT_ROWS;
     let out_text = out.to_str().expect("a plain path");
+    let (interval, batch_rows) = if short {
+        ("state.interval=1us", "1")
+    } else {
+        ("state.interval=100ms", "256")
+    };
     let args = replay.with(&[
         "--out",
         out_text,
         "--set",
-        "state.interval=100ms",
+        interval,
         "--batch-rows",
-        "256",
+        batch_rows,
     ]);
     let state = out.join("state").join(&replay.pipeline);
     let mut kills = 0;
-    for attempt in 0..STARTS_MAX {
+    for _ in 0..STARTS_MAX {
         if kills == KILLS {
             break;
         }
+        let known = checkpoints(&state);
         let mut process = command(&args);
-        if attempt > 0 {
+        if !known.is_empty() {
             process.arg("--resume");
         }
         let mut child = start(process);
-        std::thread::sleep(took.mul_f64(random.share() * 0.9));
+        if short {
+            while checkpoints(&state) == known && child.try_wait().expect("a child").is_none() {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            std::thread::sleep(Duration::from_millis(10).mul_f64(random.share()));
+        } else {
+            std::thread::sleep(took.mul_f64(random.share() * 0.9));
+        }
         // Kill comes as SIGKILL: nothing is flushed, nothing is tidied up.
         child.kill().expect("a child can be killed");
         let finished = child.wait().expect("a child ends").success();
@@ -49,15 +65,19 @@ pub fn killed_and_resumed(replay: &Replay, out: &Path, took: Duration) {
             std::fs::remove_dir_all(out).expect("an output folder");
             continue;
         }
-        let checkpoints = sequences(&state);
-        if let Some(newest) = checkpoints.last() {
+        let left = checkpoints(&state);
+        if let Some(newest) = left.last() {
             kills += 1;
-            if kills == 1 && checkpoints.len() > 1 {
+            if kills == 1 && left.len() > 1 {
                 damage(&state.join(newest.to_string()), &mut random);
             }
         }
     }
     println!("killed {kills} times with a checkpoint to go on from");
+    assert!(
+        kills > 0,
+        "no kill came between the first checkpoint and the end"
+    );
     let mut resumed = args.clone();
     resumed.push("--resume".into());
     answer_of(command(&resumed));
@@ -67,7 +87,7 @@ pub fn killed_and_resumed(replay: &Replay, out: &Path, took: Duration) {
 }
 
 /// The checkpoints that are whole by their manifest, oldest first.
-fn sequences(state: &Path) -> Vec<u64> {
+fn checkpoints(state: &Path) -> Vec<u64> {
     let Ok(listing) = std::fs::read_dir(state) else {
         return Vec::new();
     };

@@ -40,20 +40,19 @@ SELECT
     - max(CASE WHEN is_fraud = 1 THEN date_part('epoch', event_time) END) OVER terminal_30d)
     / 86400                                                           AS terminal_days_since_fraud,
 
-  -- What the device has been doing, and what labels have told about it.
-  count(amount) OVER device_1h                                        AS device_count_1h,
-  count(amount) OVER device_1d                                        AS device_count_1d,
-  count(amount) OVER device_30d                                       AS device_count_30d,
-  count(amount) OVER device_1d - count(amount) OVER card_1d           AS device_count_beyond_card_1d,
-  count(amount) OVER device_30d - count(amount) OVER card_30d         AS device_count_beyond_card_30d,
-  sum(amount) OVER device_1h                                          AS device_sum_1h,
-  sum(amount) OVER device_1d                                          AS device_sum_1d,
-  amount / nullif(avg(amount) OVER device_30d, 0)                     AS amount_to_device_mean_30d,
+  -- What others than this card have been doing on the device, and what labels have told about them. A
+  -- card's own payments on its own device are the card's history.
+  count(amount) OVER device_1h - count(amount) OVER device_card_1h    AS device_others_count_1h,
+  count(amount) OVER device_1d - count(amount) OVER device_card_1d    AS device_others_count_1d,
+  count(amount) OVER device_30d - count(amount) OVER device_card_30d  AS device_others_count_30d,
+  sum(amount) OVER device_1d - sum(amount) OVER device_card_1d        AS device_others_sum_1d,
   (date_part('epoch', event_time)
     - min(CASE WHEN amount IS NOT NULL THEN date_part('epoch', event_time) END) OVER device_30d)
     / 86400                                                           AS device_age_days,
-  coalesce(sum(is_fraud) OVER device_7d, 0)                           AS device_frauds_7d,
-  coalesce(sum(is_fraud) OVER device_30d, 0)                          AS device_frauds_30d
+  coalesce(sum(is_fraud) OVER device_7d, 0)
+    - coalesce(sum(is_fraud) OVER device_card_7d, 0)                  AS device_others_frauds_7d,
+  coalesce(sum(is_fraud) OVER device_30d, 0)
+    - coalesce(sum(is_fraud) OVER device_card_30d, 0)                 AS device_others_frauds_30d
 FROM events
 WINDOW
   card_15m     AS (PARTITION BY card_id ORDER BY event_time RANGE BETWEEN INTERVAL '15 minutes' PRECEDING AND CURRENT ROW),
@@ -68,4 +67,8 @@ WINDOW
   device_1h    AS (PARTITION BY device_id ORDER BY event_time RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW),
   device_1d    AS (PARTITION BY device_id ORDER BY event_time RANGE BETWEEN INTERVAL '1 day' PRECEDING AND CURRENT ROW),
   device_7d    AS (PARTITION BY device_id ORDER BY event_time RANGE BETWEEN INTERVAL '7 days' PRECEDING AND CURRENT ROW),
-  device_30d   AS (PARTITION BY device_id ORDER BY event_time RANGE BETWEEN INTERVAL '30 days' PRECEDING AND CURRENT ROW)
+  device_30d   AS (PARTITION BY device_id ORDER BY event_time RANGE BETWEEN INTERVAL '30 days' PRECEDING AND CURRENT ROW),
+  device_card_1h  AS (PARTITION BY device_id, card_id ORDER BY event_time RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW),
+  device_card_1d  AS (PARTITION BY device_id, card_id ORDER BY event_time RANGE BETWEEN INTERVAL '1 day' PRECEDING AND CURRENT ROW),
+  device_card_7d  AS (PARTITION BY device_id, card_id ORDER BY event_time RANGE BETWEEN INTERVAL '7 days' PRECEDING AND CURRENT ROW),
+  device_card_30d AS (PARTITION BY device_id, card_id ORDER BY event_time RANGE BETWEEN INTERVAL '30 days' PRECEDING AND CURRENT ROW)

@@ -107,7 +107,7 @@ fn time(text: &str) -> Result<EventTime, String> {
 }
 
 fn seconds(text: &str) -> Result<std::time::Duration, String> {
-    let us = crate::folder::parse_duration_us(text)
+    let us = crate::resolve::parse_duration_us(text)
         .or_else(|| text.parse::<i64>().ok().map(|s| s * 1_000_000))
         .filter(|us| *us > 0)
         .ok_or("write a duration such as 60s or 5m")?;

@@ -18,6 +18,7 @@ pub mod pipeline;
 pub mod progress;
 pub mod record;
 pub mod replay;
+pub mod resolve;
 pub mod settings;
 pub mod simulate;
 pub mod tally;

@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{Checkpoint, CheckpointManifest, CheckpointStore};
 use crate::failure::{Failure, io_failure};
-use crate::folder::{PipelineFolder, parse_duration_us, relation_field};
+use crate::folder::{PipelineFolder, relation_field};
+use crate::resolve::parse_duration_us;
 use crate::line::{self, Barrier, Feeder, Input, Outcome};
 use crate::out_folder::OutFolder;
 use crate::pipeline::Pipeline;
@@ -66,7 +67,9 @@ pub fn replay(folder: &PipelineFolder, options: &ReplayOptions) -> Result<Summar
 
     let state = options.out.join("state");
     std::fs::create_dir_all(&state).map_err(|e| io_failure(&state, "make the state folder", &e))?;
+    // Without it every dropped checkpoint would leave its empty folder to be listed for ever.
     let local = LocalFileSystem::new_with_prefix(&state)
+        .map(|store| store.with_automatic_cleanup(true))
         .map_err(|e| Failure::new("checkpoint", e.to_string()).in_file(&state))?;
     let store = CheckpointStore::new(Arc::new(local), &folder.name)?;
     // A replay that has reached its end has nothing to go on from: it is done again.

@@ -13,6 +13,8 @@ use crate::tally::LatencySummary;
 
 /// Time between two lines of rates.
 const RATES_EVERY: Duration = Duration::from_secs(5);
+/// Latencies beyond an hour count as an hour.
+const LATENCY_US_MAX: u64 = 3_600_000_000;
 /// Alerts shown a second at most; the rest are counted.
 const ALERTS_PER_S_MAX: u32 = 4;
 
@@ -38,7 +40,9 @@ pub struct Planted {
 impl Screen {
     /// A screen that shows nothing if `quiet`.
     pub fn new(quiet: bool) -> Self {
-        let histogram = || Histogram::new(3).expect("three digits are allowed");
+        let histogram = || {
+            Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("bounds in order, three digits")
+        };
         Self {
             quiet,
             latency_us: histogram(),

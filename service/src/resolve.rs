@@ -1,0 +1,417 @@
+//! Settings checked against each other and turned into each room's own options.
+//!
+//! The checks collect every fault before they give up, so that `validate` can show them all.
+
+use std::path::Path;
+
+use arrow::datatypes::{DataType, TimeUnit as ArrowUnit};
+use sanderling_ingest::{ColumnSpec, EpochUnit, EventTimeSpec, Format, LabelFileSpec, StreamSpec};
+use sanderling_schemas::{Entity, LabelColumns, Relation, Stream};
+
+use crate::failure::Failure;
+use crate::settings::{self, Beyond, EntityState, Settings};
+
+/// What resolving gives.
+pub struct Resolved {
+    /// The relation that features are written over.
+    pub relation: Relation,
+    /// One for each declared stream.
+    pub streams: Vec<StreamSpec>,
+    /// Labels made from a recorded file's column.
+    pub label_file: Option<LabelFileSpec>,
+}
+
+/// Resolves `settings`, which were read from `file` with the text `text`.
+///
+/// # Errors
+/// Every fault found, in the order of the checks.
+pub fn resolve(file: &Path, text: &str, settings: &Settings) -> Result<Resolved, Vec<Failure>> {
+    Resolver { file, text, faults: Vec::new() }.resolve(settings)
+}
+
+/// Checks settings against each other, noting every fault with its place.
+struct Resolver<'a> {
+    file: &'a Path,
+    text: &'a str,
+    faults: Vec<Failure>,
+}
+
+impl Resolver<'_> {
+    fn resolve(mut self, settings: &Settings) -> Result<Resolved, Vec<Failure>> {
+        if settings.version != 1 {
+            self.fault(&["version"], format!("version {} is not known", settings.version), "write version: 1");
+        }
+        if settings.lateness.beyond == Beyond::DeadLetter {
+            self.fault(
+                &["lateness", "beyond"],
+                "dead_letter is not supported yet: late rows are decided and flagged",
+                "write beyond: decide, and filter on the flag `late`",
+            );
+        }
+        let label_value = settings.labels.as_ref().map(|l| l.value.clone());
+        let mut columns: Vec<(String, DataType)> = Vec::new();
+        let mut streams = Vec::new();
+        let mut specs = Vec::new();
+        for (name, stream) in &settings.streams.0 {
+            let scored = settings.score.contains(name);
+            let spec = self.stream(name, stream, scored, label_value.as_deref(), &mut columns);
+            streams.push(Stream {
+                name: name.as_str().into(),
+                scored,
+                key: stream.key.clone().filter(|_| scored),
+            });
+            specs.push(spec);
+        }
+        for name in &settings.score {
+            if settings.streams.get(name).is_none() {
+                self.fault(&["score", name], format!("score names the stream `{name}`, which is not in streams"), "name one of streams");
+            }
+        }
+        if settings.score.is_empty() {
+            self.fault(&["score"], "no stream is scored", "name at least one of streams under score");
+        }
+        let mut ids: Vec<&String> = settings
+            .streams
+            .0
+            .iter()
+            .filter(|(name, _)| settings.score.contains(name))
+            .filter_map(|(_, stream)| stream.id.as_ref())
+            .collect();
+        ids.dedup();
+        if ids.len() > 1 {
+            self.fault(&["score"], "scored streams have ids of different names", "give their id columns one name with `from`");
+        }
+        let id = ids.first().map(|id| id.to_string());
+        let labels = self.labels(settings, id.as_deref(), &mut columns, &mut streams);
+        let label_file = self.label_file(settings, labels.as_ref(), &streams, &specs);
+        let mut entities = Vec::new();
+        for (name, entity) in &settings.entities.0 {
+            if !columns.iter().any(|(column, _)| *column == entity.key) {
+                self.fault(
+                    &["entities", name, "key"],
+                    format!("the key `{}` of entity `{name}` is not a column of any stream", entity.key),
+                    "name a declared column",
+                );
+            }
+            if name == "event" {
+                self.fault(&["entities", name], "an entity cannot be called `event`", "that is the group of the current event; choose another name");
+            }
+            entities.push(Entity { name: name.clone(), key: entity.key.clone() });
+        }
+        let lateness_us = self.duration(&["lateness", "allowed"], &settings.lateness.allowed);
+        self.duration(&["state", "interval"], &settings.state.interval);
+        self.partitioned_entities(settings);
+        if !self.faults.is_empty() {
+            return Err(self.faults);
+        }
+        let relation = Relation {
+            schema: Relation::schema_of(&columns),
+            streams,
+            id,
+            entities,
+            labels,
+            lateness_us,
+        };
+        Ok(Resolved { relation, streams: specs, label_file })
+    }
+
+    fn stream(
+        &mut self,
+        name: &str,
+        stream: &settings::StreamSettings,
+        scored: bool,
+        label_value: Option<&str>,
+        columns: &mut Vec<(String, DataType)>,
+    ) -> StreamSpec {
+        let mut specs = Vec::new();
+        for (column, declared) in &stream.columns.0 {
+            if declared.hash.is_some() {
+                self.fault(
+                    &["streams", name, "columns", column, "hash"],
+                    "hashed columns are not supported yet",
+                    "hash the identifier before it reaches the topic",
+                );
+            }
+            let mut data_type = match parse_type(&declared.data_type) {
+                Some(data_type) => data_type,
+                None => {
+                    self.fault(
+                        &["streams", name, "columns", column, "type"],
+                        format!("`{}` is not a type", declared.data_type),
+                        "write string, bigint, int, double, boolean, decimal(p,s) or timestamp",
+                    );
+                    DataType::Utf8
+                }
+            };
+            if label_value == Some(column) {
+                data_type = DataType::Int64;
+            }
+            match columns.iter().find(|(known, _)| known == column) {
+                None => columns.push((column.clone(), data_type.clone())),
+                Some((_, known)) if *known == data_type => {}
+                Some((_, known)) => self.fault(
+                    &["streams", name, "columns", column],
+                    format!("column `{column}` is {known} in another stream and {data_type} here"),
+                    "give a column one type in all streams, or two names with `from`",
+                ),
+            }
+            specs.push(ColumnSpec {
+                name: column.clone(),
+                from: declared.from.clone().unwrap_or_else(|| column.clone()),
+                data_type,
+            });
+        }
+        if let Some(id) = &stream.id
+            && !specs.iter().any(|spec| spec.name == *id)
+            && scored
+        {
+            if !columns.iter().any(|(known, _)| known == id) {
+                columns.push((id.clone(), DataType::Utf8));
+            }
+            specs.push(ColumnSpec { name: id.clone(), from: id.clone(), data_type: DataType::Utf8 });
+        }
+        if let Some(key) = stream.key.as_ref().filter(|_| scored)
+            && !specs.iter().any(|spec| spec.name == *key)
+        {
+            self.fault(
+                &["streams", name, "key"],
+                format!("the key `{key}` is not one of the stream's columns"),
+                "declare it under columns",
+            );
+        }
+        StreamSpec {
+            name: name.into(),
+            topic: stream.topic.clone(),
+            format: match stream.format {
+                settings::Format::Json => Format::Json,
+            },
+            id: stream.id.clone().filter(|id| specs.iter().any(|spec| spec.name == *id)),
+            key: stream.key.clone().filter(|_| scored),
+            event_time: EventTimeSpec {
+                column: stream.event_time.column.clone(),
+                unit: stream.event_time.unit.map(|unit| match unit {
+                    settings::TimeUnit::S => EpochUnit::Seconds,
+                    settings::TimeUnit::Ms => EpochUnit::Milliseconds,
+                    settings::TimeUnit::Us => EpochUnit::Microseconds,
+                    settings::TimeUnit::Ns => EpochUnit::Nanoseconds,
+                }),
+            },
+            columns: specs,
+        }
+    }
+
+    fn labels(
+        &mut self,
+        settings: &Settings,
+        id: Option<&str>,
+        columns: &mut Vec<(String, DataType)>,
+        streams: &mut Vec<Stream>,
+    ) -> Option<LabelColumns> {
+        let labels = settings.labels.as_ref()?;
+        let horizon_us = self.duration(&["labels", "horizon"], &labels.horizon);
+        let Some(id) = id else {
+            self.fault(&["labels"], "labels refer to events, but no scored stream has an id", "give the scored stream an `id`");
+            return None;
+        };
+        let id_type = columns.iter().find(|(name, _)| name == id).map(|(_, t)| t.clone());
+        match columns.iter().find(|(name, _)| *name == labels.reference) {
+            Some((_, t)) if Some(t) == id_type.as_ref() => {}
+            Some((_, t)) => self.fault(
+                &["labels", "reference"],
+                format!("the reference `{}` is {t}, the id `{id}` is not", labels.reference),
+                "give both one type",
+            ),
+            None => self.fault(
+                &["labels", "reference"],
+                format!("the reference `{}` is not a column", labels.reference),
+                format!("declare it on the label stream, or write reference: {id}"),
+            ),
+        }
+        match columns.iter().find(|(name, _)| *name == labels.value) {
+            Some(_) => {}
+            None => columns.push((labels.value.clone(), DataType::Int64)),
+        }
+        let stream = match settings.streams.0.iter().position(|(name, _)| *name == labels.stream) {
+            Some(at) if streams[at].scored => {
+                self.fault(&["labels", "stream"], "the label stream cannot be scored", "take it out of score");
+                at
+            }
+            Some(at) => at,
+            None if labels.file.is_some() => {
+                streams.push(Stream { name: labels.stream.as_str().into(), scored: false, key: None });
+                streams.len() - 1
+            }
+            None => {
+                self.fault(
+                    &["labels", "stream"],
+                    format!("the label stream `{}` is not in streams", labels.stream),
+                    "declare it, or take labels from a file's column with labels.file",
+                );
+                0
+            }
+        };
+        Some(LabelColumns {
+            stream,
+            reference: labels.reference.clone(),
+            value: labels.value.clone(),
+            horizon_us,
+        })
+    }
+
+    fn label_file(
+        &mut self,
+        settings: &Settings,
+        labels: Option<&LabelColumns>,
+        streams: &[Stream],
+        specs: &[StreamSpec],
+    ) -> Option<LabelFileSpec> {
+        let file = settings.labels.as_ref()?.file.as_ref()?;
+        labels?;
+        let delay_us = self.duration(&["labels", "file", "delay"], &file.delay);
+        for (spec, stream) in specs.iter().zip(streams) {
+            if stream.scored && spec.id.is_none() {
+                self.fault(
+                    &["labels", "file"],
+                    format!("labels from a column need an id on the stream `{}`", spec.name),
+                    "give the stream an `id`",
+                );
+            }
+        }
+        Some(LabelFileSpec { column: file.column.clone(), delay_us })
+    }
+
+    /// An entity whose state lives with its partition must key the topic.
+    fn partitioned_entities(&mut self, settings: &Settings) {
+        for (name, entity) in &settings.entities.0 {
+            if entity.state != EntityState::Partition {
+                continue;
+            }
+            for (stream_name, stream) in &settings.streams.0 {
+                if settings.score.contains(stream_name)
+                    && stream.key.is_some()
+                    && stream.key.as_ref() != Some(&entity.key)
+                {
+                    self.fault(
+                        &["entities", name, "state"],
+                        format!(
+                            "entity `{name}` lives with its partition, but `{stream_name}` is keyed by `{}`",
+                            stream.key.as_deref().unwrap_or_default()
+                        ),
+                        "write state: memory, or key the stream by it",
+                    );
+                }
+            }
+        }
+    }
+
+    fn duration(&mut self, path: &[&str], text: &str) -> i64 {
+        match parse_duration_us(text) {
+            Some(us) => us,
+            None => {
+                self.fault(path, format!("`{text}` is not a duration"), "write a number and us, ms, s, m, h or d, for example 30s");
+                0
+            }
+        }
+    }
+
+    fn fault(&mut self, path: &[&str], message: impl Into<String>, cure: impl Into<String>) {
+        let failure = Failure::new("config", message)
+            .in_file(self.file)
+            .at(line_of(self.text, path), None)
+            .cure(cure);
+        self.faults.push(failure);
+    }
+}
+
+/// The line where a key stands, found by walking down the text; the nearest ancestor's line if the
+/// key itself is not written.
+fn line_of(text: &str, path: &[&str]) -> Option<usize> {
+    let mut found = None;
+    let mut lines = text.lines().enumerate();
+    for key in path {
+        let names_key = |line: &str| {
+            line.match_indices(key).any(|(at, _)| {
+                let before = line[..at].chars().next_back();
+                let after = line[at + key.len()..].chars().next();
+                let edge = |c: Option<char>| c.is_none_or(|c| !c.is_alphanumeric() && c != '_');
+                edge(before) && edge(after)
+            })
+        };
+        // A flow mapping holds several keys on one line, so the search begins at the last line found.
+        if let Some(at) = found
+            && text.lines().nth(at).is_some_and(names_key)
+        {
+            continue;
+        }
+        match lines.by_ref().find(|(_, line)| names_key(line)) {
+            Some((at, _)) => found = Some(at),
+            None => break,
+        }
+    }
+    found.map(|at| at + 1)
+}
+
+/// Microseconds of `30s`, `7d`, `1500ms`; `None` if it is not a duration.
+pub fn parse_duration_us(text: &str) -> Option<i64> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let number: i64 = text[..digits].parse().ok()?;
+    let unit: i64 = match text[digits..].trim() {
+        "us" => 1,
+        "ms" => 1_000,
+        "s" => 1_000_000,
+        "m" => 60_000_000,
+        "h" => 3_600_000_000,
+        "d" => 86_400_000_000,
+        _ => return None,
+    };
+    number.checked_mul(unit)
+}
+
+fn parse_type(text: &str) -> Option<DataType> {
+    Some(match text.trim().to_lowercase().as_str() {
+        "string" | "text" | "varchar" => DataType::Utf8,
+        "bigint" | "long" => DataType::Int64,
+        "int" | "integer" => DataType::Int32,
+        "double" | "float" => DataType::Float64,
+        "boolean" | "bool" => DataType::Boolean,
+        "timestamp" => DataType::Timestamp(ArrowUnit::Microsecond, None),
+        other => {
+            let inner = other.strip_prefix("decimal(")?.strip_suffix(')')?;
+            let (precision, scale) = inner.split_once(',')?;
+            let (precision, scale) = (precision.trim().parse().ok()?, scale.trim().parse().ok()?);
+            if precision == 0 || precision > 38 || scale < 0 || scale as u8 > precision {
+                return None;
+            }
+            DataType::Decimal128(precision, scale)
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(parse_duration_us("30s"), Some(30_000_000));
+        assert_eq!(parse_duration_us("7d"), Some(7 * 86_400_000_000));
+        assert_eq!(parse_duration_us("7"), None);
+        assert_eq!(parse_duration_us("-1s"), None);
+        assert_eq!(parse_duration_us("99999999999999d"), None);
+    }
+
+    #[test]
+    fn types_are_named_as_in_sql() {
+        assert_eq!(parse_type("decimal(12, 2)"), Some(DataType::Decimal128(12, 2)));
+        assert_eq!(parse_type("decimal(2,3)"), None);
+        assert_eq!(parse_type("money"), None);
+    }
+
+    #[test]
+    fn a_fault_is_found_at_its_line() {
+        let text = "version: 1\nstreams:\n  a: {id: x}\nentities:\n  card: {key: y}\n";
+        assert_eq!(line_of(text, &["entities", "card", "key"]), Some(5));
+        assert_eq!(line_of(text, &["labels", "value"]), None);
+    }
+}

@@ -28,7 +28,7 @@ model: build
 	mkdir -p out
 	$(BIN) simulate card-fraud --seed 7 --days 120 --start 2025-01-01 --out out/card-fraud.parquet
 	$(BIN) train pipelines/card-fraud --input out/card-fraud.parquet \
-		--from 2025-02-10 --to 2025-05-01 --seed 1 --out pipelines/card-fraud/model
+		--from 2025-04-01 --to 2025-05-01 --seed 1 --out pipelines/card-fraud/model
 
 # The figures of the README, on the public handbook stream.
 figures: build

@@ -315,7 +315,7 @@ fn answer(cli: &Cli) -> Result<(), Vec<Failure>> {
                 quiet: cli.json,
             };
             let shown = demo::demo(&options).map_err(one)?;
-            show(cli.json, &shown.summary, || shown.to_string()).map_err(one)
+            show(cli.json, &shown, || shown.to_string()).map_err(one)
         }
         Command::Replay(args) => (|| {
             let folder = args.pipeline.open()?;

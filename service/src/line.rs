@@ -7,7 +7,7 @@
 
 use std::panic::resume_unwind;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arrow::array::ArrayRef;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -102,8 +102,10 @@ where
                 let flow = match input {
                     Input::Batch(batch, rung) => {
                         let start = Instant::now();
+                        let wait_us = waited_us(&batch.broker_time_us);
                         let batch = features.compute(&batch)?;
-                        let timing = Timing { features_us: micros(start.elapsed()), ..Timing::default() };
+                        let features_us = micros(start.elapsed());
+                        let timing = Timing { wait_us, features_us, ..Timing::default() };
                         Flow::Batch(Box::new((batch, rung, timing)))
                     }
                     Input::Rejected(letters) => Flow::Rejected(letters),
@@ -191,11 +193,6 @@ impl Feeder {
     pub fn send(&self, input: Input) -> bool {
         self.0.send(input).is_ok()
     }
-
-    /// Batches waiting for the first stage.
-    pub fn waiting(&self) -> usize {
-        self.0.len()
-    }
 }
 
 /// Runs one stage until its input ends or its output is no longer wanted.
@@ -217,6 +214,12 @@ fn stage<I, O, S>(
         }
     }
     Ok(())
+}
+
+/// How long ago the broker took the oldest of a batch's records; 0 without a broker.
+fn waited_us(broker_time_us: &[i64]) -> u64 {
+    let now_us = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as i64;
+    broker_time_us.iter().min().map_or(0, |oldest| (now_us - oldest).max(0) as u64)
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, Message};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::Value;
 
 use super::TIMING_HEADER;
@@ -24,7 +25,7 @@ pub struct DecisionReader {
 }
 
 impl DecisionReader {
-    /// Reads `topic` from its beginning.
+    /// Reads partition 0 of `topic` from its beginning, on its own: a group would take seconds to form.
     pub fn new(brokers: &str, topic: &str) -> Result<Self, Failure> {
         let failed = |e| Failure::new("kafka", format!("cannot read {topic}: {e}"));
         let consumer: BaseConsumer = ClientConfig::new()
@@ -35,7 +36,9 @@ impl DecisionReader {
             .set("fetch.wait.max.ms", "5")
             .create()
             .map_err(failed)?;
-        consumer.subscribe(&[topic]).map_err(failed)?;
+        let mut partitions = TopicPartitionList::new();
+        partitions.add_partition_offset(topic, 0, Offset::Beginning).map_err(failed)?;
+        consumer.assign(&partitions).map_err(failed)?;
         Ok(Self { consumer })
     }
 

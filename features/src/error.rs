@@ -3,6 +3,8 @@
 use datafusion::error::DataFusionError;
 use sanderling_state::StateError;
 
+use crate::plan::Written;
+
 /// Errors of the feature engine.
 #[derive(Debug, thiserror::Error)]
 pub enum FeatureError {
@@ -96,6 +98,15 @@ impl FeatureError {
         }
     }
 
+    /// Names the refused part as it is written, and where, if that is known.
+    pub(crate) fn of(mut self, written: Option<Written>) -> Self {
+        let Some(written) = written else { return self };
+        if let FeatureError::Refused { expression, .. } = &mut self {
+            *expression = written.text;
+        }
+        self.at(Some(written.place))
+    }
+
     /// Says where a refused part stands, unless that is known.
     pub(crate) fn at(mut self, place: Option<(u64, u64)>) -> Self {
         if let (FeatureError::Refused { line, column, .. }, Some(place)) = (&mut self, place)
@@ -132,5 +143,31 @@ impl FeatureError {
             column: place.map(|p| p.1),
             message,
         }
+    }
+
+    /// The place of a window that is used but not defined, of which DataFusion tells the name alone.
+    pub(crate) fn placed_in(mut self, sql: &str) -> Self {
+        if let FeatureError::Sql {
+            message,
+            line: line @ None,
+            column,
+        } = &mut self
+            && let Some((_, rest)) = message.split_once("The window ")
+            && let Some((name, _)) = rest.split_once(" is not defined")
+        {
+            let name = name.to_lowercase();
+            let word = |c: char| c.is_alphanumeric() || c == '_';
+            for (number, text) in sql.to_lowercase().lines().enumerate() {
+                let code = text.split("--").next().unwrap_or_default();
+                let found = code.match_indices(&name).find(|(at, _)| {
+                    !code[..*at].ends_with(word) && !code[at + name.len()..].starts_with(word)
+                });
+                if let Some((at, _)) = found {
+                    (*line, *column) = (Some(number as u64 + 1), Some(at as u64 + 1));
+                    break;
+                }
+            }
+        }
+        self
     }
 }

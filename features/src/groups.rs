@@ -112,7 +112,7 @@ impl WindowGroup {
                     frames.push(call.frame);
                     frames.len() - 1
                 });
-            check(call, &columns[column], plan, relation)?;
+            check(call, &columns[column], plan, relation).map_err(|e| plan.about(*number, e))?;
             aggregates.push(Aggregate {
                 function: call.function,
                 column,

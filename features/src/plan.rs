@@ -3,7 +3,7 @@
 //! Projections, subqueries and CTEs are folded into the expressions; what would change the number of
 //! rows has no meaning here and is refused.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -31,6 +31,8 @@ use crate::windows::{WindowCall, lower};
 pub(crate) struct Plan {
     pub outputs: Vec<Output>,
     pub windows: Vec<WindowCall>,
+    /// For each window, the text and the place of the first item that reads it, where known.
+    written: Vec<Option<Written>>,
     session: SessionState,
 }
 
@@ -39,6 +41,14 @@ pub(crate) struct Output {
     pub name: String,
     /// Over the relation's columns and [`window_column`]s.
     pub expr: Expr,
+}
+
+/// An item of the SELECT list as it stands in the SQL.
+#[derive(Debug, Clone)]
+pub(crate) struct Written {
+    pub text: String,
+    /// Line and column, from 1.
+    pub place: (u64, u64),
 }
 
 /// Name of the column with the results of a window.
@@ -61,7 +71,7 @@ impl Plan {
             },
             _ => return Err(not_a_query(sql.trim())),
         };
-        let places = Places::of(&query);
+        let mut places = Places::of(&query);
 
         let mut config = SessionConfig::new();
         config.options_mut().sql_parser.collect_spans = true;
@@ -77,11 +87,13 @@ impl Plan {
                     .analyzer()
                     .execute_and_check(plan, session.config_options(), |_, _| {})
             })
-            .map_err(|e| FeatureError::sql(&e))?;
+            .map_err(|e| FeatureError::sql(&e).placed_in(sql))?;
 
+        places.find_windows(&logical);
         let mut plan = Plan {
             outputs: Vec::new(),
             windows: Vec::new(),
+            written: Vec::new(),
             session,
         };
         let exprs = plan.resolve(&logical, &places)?;
@@ -104,6 +116,11 @@ impl Plan {
             });
         }
         Ok(plan)
+    }
+
+    /// An error about a window, in the words and at the place of the item that reads it.
+    pub(crate) fn about(&self, window: usize, error: FeatureError) -> FeatureError {
+        error.of(self.written[window].clone())
     }
 
     /// The expression of each of a node's columns.
@@ -133,10 +150,11 @@ impl Plan {
                     let field = window.schema.field(from + number);
                     let expr = substitute(expr.clone(), window.input.schema(), &inputs)?;
                     let call = lower(&expr, field.data_type().clone())
-                        .map_err(|e| e.at(places.window(field.name())))?;
+                        .map_err(|e| e.of(places.window(field.name())))?;
                     let known = self.windows.iter().position(|other| *other == call);
                     let known = known.unwrap_or_else(|| {
                         self.windows.push(call);
+                        self.written.push(places.window(field.name()));
                         self.windows.len() - 1
                     });
                     columns.push(Expr::Column(Column::new_unqualified(window_column(known))));
@@ -303,6 +321,8 @@ fn ready<T>(future: impl Future<Output = T>) -> T {
 struct Places {
     /// Start and text of each item of the SELECT list; empty when it has a wildcard.
     items: Vec<((u64, u64), String)>,
+    /// First item that reads a window's column, by the column's name.
+    windows: HashMap<String, usize>,
     filter: Option<(u64, u64)>,
 }
 
@@ -314,6 +334,7 @@ impl Places {
         let SetExpr::Select(select) = query.body.as_ref() else {
             return Places {
                 items: Vec::new(),
+                windows: HashMap::new(),
                 filter: None,
             };
         };
@@ -327,12 +348,13 @@ impl Places {
             true => select
                 .projection
                 .iter()
-                .map(|item| (start(item.span()), item.to_string().to_lowercase()))
+                .map(|item| (start(item.span()), item.to_string()))
                 .collect(),
             false => Vec::new(),
         };
         Places {
             items,
+            windows: HashMap::new(),
             filter: select.selection.as_ref().map(|filter| start(filter.span())),
         }
     }
@@ -344,19 +366,28 @@ impl Places {
             .filter(|(line, _)| *line > 0)
     }
 
-    /// The first item that has a window function's call in it. DataFusion names the window's column
-    /// by the call, `name(arguments) PARTITION BY ...`.
-    fn window(&self, name: &str) -> Option<(u64, u64)> {
-        let function = format!("{}(", name.split('(').next()?.to_lowercase());
-        let candidates: Vec<_> = self
-            .items
-            .iter()
-            .filter(|(_, text)| text.contains(&function) && text.contains(" over "))
-            .collect();
-        match candidates.as_slice() {
-            [(place, _)] if place.0 > 0 => Some(*place),
-            _ => None,
+    /// Notes which item reads each window's column.
+    fn find_windows(&mut self, plan: &LogicalPlan) {
+        let LogicalPlan::Projection(projection) = plan else {
+            return;
+        };
+        for (number, expr) in projection.expr.iter().enumerate() {
+            for column in expr.column_refs() {
+                self.windows.entry(column.name.clone()).or_insert(number);
+            }
         }
+    }
+
+    /// The first item that has a window function's call in it.
+    fn window(&self, name: &str) -> Option<Written> {
+        let (place, text) = self
+            .windows
+            .get(name)
+            .and_then(|&number| self.items.get(number))?;
+        (place.0 > 0).then(|| Written {
+            text: text.clone(),
+            place: *place,
+        })
     }
 
     fn clause(&self, node: &LogicalPlan) -> Option<(u64, u64)> {

@@ -6,6 +6,7 @@
 mod arrows;
 mod bad_rows;
 mod cards;
+mod causes;
 mod check;
 mod crash;
 mod demo;

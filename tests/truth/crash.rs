@@ -14,26 +14,27 @@ use crate::sanderling::{answer_of, command, start};
 const KILLS: usize = 3;
 /// Starts, those that were killed too early or too late included.
 const STARTS_MAX: usize = 24;
-/// A replay of fewer rows is killed right after a checkpoint, of which it makes one for each row.
+/// Checkpoints that an unbroken run would make, if they took no time.
+const CHECKPOINTS: u64 = 100;
+/// A replay of fewer rows makes one for each of them.
 const SHORT_ROWS: u64 = 1000;
 
-/// Replays into `out`, killed [`KILLS`] times at random moments of the `took` that it takes, the
-/// newest checkpoint damaged once; and resumed each time, at last to the end. Then it is resumed
+/// Replays `rows` rows, which takes `took`, into `out`: killed [`KILLS`] times at random moments, the
+/// newest checkpoint damaged once, and resumed each time, at last to the end. Then it is resumed
 /// once more, which must change nothing.
 pub fn killed_and_resumed(replay: &Replay, out: &Path, rows: u64, took: Duration) {
     let mut random = Random::seeded("killed and resumed");
-    let short = rows < SHORT_ROWS;
     let out_text = out.to_str().expect("a plain path");
-    let (interval, batch_rows) = if short {
-        ("state.interval=1us", "1")
-    } else {
-        ("state.interval=100ms", "256")
+    let (interval_us, batch_rows) = match rows < SHORT_ROWS {
+        true => (1, "1"),
+        false => (took.as_micros() as u64 / CHECKPOINTS, "128"),
     };
+    let interval = format!("state.interval={}us", interval_us.max(1));
     let args = replay.with(&[
         "--out",
         out_text,
         "--set",
-        interval,
+        &interval,
         "--batch-rows",
         batch_rows,
     ]);
@@ -43,20 +44,20 @@ pub fn killed_and_resumed(replay: &Replay, out: &Path, rows: u64, took: Duration
         if kills == KILLS {
             break;
         }
-        let known = checkpoints(&state);
+        let mut known = checkpoints(&state);
         let mut process = command(&args);
         if !known.is_empty() {
             process.arg("--resume");
         }
         let mut child = start(process);
-        if short {
-            while checkpoints(&state) == known && child.try_wait().expect("a child").is_none() {
-                std::thread::sleep(Duration::from_micros(200));
-            }
-            std::thread::sleep(Duration::from_millis(10).mul_f64(random.share()));
-        } else {
-            std::thread::sleep(took.mul_f64(random.share() * 0.9));
+        let mut to_wait_for = random.next() % 5;
+        while to_wait_for > 0 && child.try_wait().expect("a child").is_none() {
+            let now = checkpoints(&state);
+            to_wait_for -= u64::from(now != known);
+            known = now;
+            std::thread::sleep(Duration::from_micros(200));
         }
+        std::thread::sleep(Duration::from_millis(10).mul_f64(random.share()));
         // Kill comes as SIGKILL: nothing is flushed, nothing is tidied up.
         child.kill().expect("a child can be killed");
         let finished = child.wait().expect("a child ends").success();

@@ -272,6 +272,7 @@ struct SimulateArgs {
 
 /// Runs the command that `args` ask for.
 pub fn main() -> ExitCode {
+    one_tensor_thread();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
@@ -300,6 +301,16 @@ pub fn main() -> ExitCode {
             failures.into_iter().for_each(|failure| report(failure, cli.json));
             ExitCode::from(code)
         }
+    }
+}
+
+/// Training makes many small tensor operations. candle asks for its number of threads at each of
+/// them, reads /proc/cpuinfo for it where no variable says, and lets threads spin at barriers:
+/// several times slower than one thread.
+fn one_tensor_thread() {
+    if std::env::var_os("RAYON_NUM_THREADS").is_none() {
+        // SAFETY: the process has just begun, and no other thread runs yet.
+        unsafe { std::env::set_var("RAYON_NUM_THREADS", "1") };
     }
 }
 

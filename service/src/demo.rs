@@ -8,7 +8,7 @@
 mod screen;
 mod stage;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -134,7 +134,7 @@ pub fn demo(options: &DemoOptions) -> Result<Demo, Failure> {
     let mut history = open_files(&folder, &stage.history(), None, None)?;
     let reader = DecisionReader::new(&folder.settings.kafka.brokers, &topics.decisions)?;
     let writer = TopicWriter::new(&folder.settings.kafka)?;
-    let mut sink = KafkaSink::new(&folder.settings.kafka, &folder.settings.output)?;
+    let sink = KafkaSink::new(&folder.settings.kafka, &folder.settings.output)?;
     let mut screen = Screen::new(options.quiet);
     screen.say(&stage.announcement(options));
 
@@ -143,7 +143,8 @@ pub fn demo(options: &DemoOptions) -> Result<Demo, Failure> {
     let (tally, seconds) = thread::scope(|scope| {
         let fold = scope.spawn(move || {
             let _stops = StopsWith(run);
-            let mut tally = Tally::default();
+            let mut drain =
+                Drain { sink, tally: Tally::default(), run, undelivered: VecDeque::new() };
             line::run(
                 pipeline,
                 |feeder| {
@@ -154,10 +155,10 @@ pub fn demo(options: &DemoOptions) -> Result<Demo, Failure> {
                             .map_err(input_failure)?;
                     feed_live(&mut live, feeder, run)
                 },
-                |outcome| take(outcome, &mut sink, &mut tally, run),
+                |outcome| drain.take(outcome),
             )?;
-            sink.flush()?;
-            Ok::<_, Failure>(tally)
+            drain.sink.flush()?;
+            Ok::<_, Failure>(drain.tally)
         });
         let payments = scope.spawn(|| stage.send_payments(options, &topics, &writer, run));
         let watched = watch(&reader, &stage, run, &mut screen);
@@ -234,30 +235,43 @@ fn feed_live(live: &mut KafkaSource, feeder: &Feeder, run: &Run) -> Result<(), F
     Ok(())
 }
 
-/// Sends what comes out of the line; at a barrier, waits until the broker has it all.
-fn take(outcome: Outcome, sink: &mut KafkaSink, tally: &mut Tally, run: &Run) -> Result<(), Failure> {
-    match outcome {
-        Outcome::Decided(decided) => {
-            tally.decided(decided.rows, &decided.decisions, &decided.labels);
-            // History is not decided, and its order is the file's.
-            if !decided.broker_time_us.is_empty() {
-                sink.send_decided(&decided)?;
+/// Where what comes out of the line goes.
+struct Drain<'a> {
+    sink: KafkaSink,
+    tally: Tally,
+    run: &'a Run,
+    /// Positions, each with the number of records that must be delivered before it is committed.
+    undelivered: VecDeque<(u64, Position)>,
+}
+
+impl Drain<'_> {
+    /// Sends what comes out of the line, and lets the consumer commit what has been delivered.
+    fn take(&mut self, outcome: Outcome) -> Result<(), Failure> {
+        match outcome {
+            Outcome::Decided(decided) => {
+                self.tally.decided(decided.rows, &decided.decisions, &decided.labels);
+                // History is not decided, and its order is the file's.
+                if !decided.broker_time_us.is_empty() {
+                    self.sink.send_decided(&decided)?;
+                }
             }
-            Ok(())
-        }
-        Outcome::Rejected(letters) => {
-            tally.rejected(&letters);
-            sink.send_dead_letters(&letters)
-        }
-        Outcome::Barrier(barrier) => {
-            sink.flush()?;
-            let position = serde_json::from_value(barrier.position)
-                .map_err(|e| Failure::new("kafka", e.to_string()))?;
-            if let Ok(mut delivered) = run.delivered.lock() {
-                *delivered = Some(position);
+            Outcome::Rejected(letters) => {
+                self.tally.rejected(&letters);
+                self.sink.send_dead_letters(&letters)?;
             }
-            Ok(())
+            Outcome::Barrier(barrier) => {
+                let position = serde_json::from_value(barrier.position)
+                    .map_err(|e| Failure::new("kafka", e.to_string()))?;
+                self.undelivered.push_back((self.sink.progress()?.0, position));
+            }
         }
+        let (_, delivered) = self.sink.progress()?;
+        while let Some((_, position)) = self.undelivered.pop_front_if(|(sent, _)| *sent <= delivered) {
+            if let Ok(mut slot) = self.run.delivered.lock() {
+                *slot = Some(position);
+            }
+        }
+        Ok(())
     }
 }
 

@@ -68,6 +68,8 @@ pub struct Barrier {
     pub position: serde_json::Value,
     /// Sequence of the next row.
     pub sequence: u64,
+    /// The stages put their state in. Without it, a barrier marks a position and nothing more.
+    pub with_state: bool,
     /// State of the windows.
     pub windows: Option<Snapshot>,
     /// State of the model.
@@ -110,7 +112,8 @@ where
                     }
                     Input::Rejected(letters) => Flow::Rejected(letters),
                     Input::Barrier(barrier) => {
-                        Flow::Barrier(Barrier { windows: Some(features.snapshot()), ..barrier })
+                        let windows = barrier.with_state.then(|| features.snapshot());
+                        Flow::Barrier(Barrier { windows, ..barrier })
                     }
                 };
                 if to_score.send(flow).is_err() {
@@ -129,7 +132,10 @@ where
                     timing.score_us = micros(start.elapsed());
                     Ok((batch, scored, timing))
                 },
-                |barrier, scorer| Barrier { model: Some(scorer.snapshot()), ..barrier },
+                |barrier, scorer| {
+                    let model = barrier.with_state.then(|| scorer.snapshot());
+                    Barrier { model, ..barrier }
+                },
                 &mut scorer,
             )
         });

@@ -161,7 +161,7 @@ fn cut(source: &dyn EventSource) -> Result<Barrier, Failure> {
     };
     let position =
         serde_json::to_value(&position).map_err(|e| Failure::new("checkpoint", e.to_string()))?;
-    Ok(Barrier { position, sequence, ..Barrier::default() })
+    Ok(Barrier { position, sequence, with_state: true, ..Barrier::default() })
 }
 
 fn checkpoint(

@@ -1,7 +1,7 @@
 //! Decisions, dead letters and order records to their topics, at least once.
 //!
-//! [`KafkaSink::flush`] returns only when the broker has every record handed over so far, so the
-//! caller may then commit what it read. A decision can come twice after a crash; its key, the
+//! What was read may be committed once the broker has every record that was made of it:
+//! [`KafkaSink::progress`] tells without waiting, [`KafkaSink::flush`] waits. A decision can come twice after a crash; its key, the
 //! decision's id, is what duplicates are dropped by.
 
 use sanderling_schemas::{DeadLetter, wire};
@@ -64,6 +64,14 @@ impl KafkaSink {
             self.writer.send(topic, letter.event.to_string().as_bytes(), payload.as_bytes(), None)?;
         }
         Ok(())
+    }
+
+    /// Records sent so far, and how many of them the broker has.
+    ///
+    /// # Errors
+    /// If it refused any for good.
+    pub fn progress(&self) -> Result<(u64, u64), Failure> {
+        Ok((self.writer.sent(), self.writer.delivered()?))
     }
 
     /// Waits until the broker has everything sent so far.

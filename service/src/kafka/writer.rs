@@ -20,13 +20,19 @@ const FLUSH_WAIT: Duration = Duration::from_secs(30);
 /// Writes records to topics, at least once.
 pub struct TopicWriter {
     producer: ThreadedProducer<Deliveries>,
-    undelivered: Arc<AtomicU64>,
+    sent: AtomicU64,
+    fates: Arc<Fates>,
 }
 
-/// Counts records that the broker refused for good.
-struct Deliveries {
-    undelivered: Arc<AtomicU64>,
+/// What became of the records handed over.
+#[derive(Default)]
+struct Fates {
+    delivered: AtomicU64,
+    refused: AtomicU64,
 }
+
+/// Hears from the client what became of each record.
+struct Deliveries(Arc<Fates>);
 
 impl ClientContext for Deliveries {}
 
@@ -34,29 +40,33 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, _: ()) {
-        if let Err((error, _)) = result {
-            tracing::error!(%error, "a record was not delivered");
-            self.undelivered.fetch_add(1, Ordering::Relaxed);
-        }
+        let fate = match result {
+            Ok(_) => &self.0.delivered,
+            Err((error, _)) => {
+                tracing::error!(%error, "a record was not delivered");
+                &self.0.refused
+            }
+        };
+        fate.fetch_add(1, Ordering::Release);
     }
 }
 
 impl TopicWriter {
     /// A writer to the brokers of `kafka`, whose properties go to librdkafka as they are.
     pub fn new(kafka: &KafkaSettings) -> Result<Self, Failure> {
-        let undelivered = Arc::new(AtomicU64::new(0));
+        let fates = Arc::new(Fates::default());
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &kafka.brokers).set("linger.ms", "1");
         for (key, value) in &kafka.properties {
             config.set(key, value);
         }
         let producer = config
-            .create_with_context(Deliveries { undelivered: undelivered.clone() })
+            .create_with_context(Deliveries(fates.clone()))
             .map_err(|e| {
                 Failure::new("kafka", format!("cannot make a producer for {}: {e}", kafka.brokers))
                     .cure("check kafka.brokers and kafka.properties in pipeline.yaml")
             })?;
-        Ok(Self { producer, undelivered })
+        Ok(Self { producer, sent: AtomicU64::new(0), fates })
     }
 
     /// Hands one record over, waiting while the client's queue is full.
@@ -68,7 +78,10 @@ impl TopicWriter {
         }
         loop {
             match self.producer.send(record) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.sent.fetch_add(1, Ordering::Release);
+                    return Ok(());
+                }
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
                     record = back;
                     std::thread::sleep(Duration::from_millis(1));
@@ -87,8 +100,21 @@ impl TopicWriter {
             Failure::new("kafka", format!("the broker did not take the records in time: {e}"))
                 .cure("look at the broker; nothing read since the last commit is lost")
         })?;
-        match self.undelivered.load(Ordering::Relaxed) {
-            0 => Ok(()),
+        self.delivered().map(drop)
+    }
+
+    /// Records handed over so far.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Acquire)
+    }
+
+    /// Records that the broker has.
+    ///
+    /// # Errors
+    /// If it refused any for good.
+    pub fn delivered(&self) -> Result<u64, Failure> {
+        match self.fates.refused.load(Ordering::Acquire) {
+            0 => Ok(self.fates.delivered.load(Ordering::Acquire)),
             refused => Err(Failure::new("kafka", format!("the broker refused {refused} records"))
                 .cure("look at the log above for the broker's word, and at the topic's limits")),
         }

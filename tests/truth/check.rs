@@ -92,26 +92,34 @@ pub fn check(scenario: &Scenario, inputs: &[PathBuf]) -> Outcome {
     passed("plain");
 
     for rows in &scenario.batch_rows {
-        let again = out(&format!("batches-of-{rows}"));
+        let (rows, again) = (rows.to_string(), out(&format!("batches-of-{rows}")));
         answer_of(command(&replay.with(&[
             "--out",
             &again,
             "--batch-rows",
-            &rows.to_string(),
+            &rows,
+            "--threads",
+            "2",
         ])));
         plain.must_equal(
             &Outcome::read(Path::new(&again)),
             &format!("batches of {rows}"),
         );
+        passed(&format!("batches of {rows}"));
     }
 
-    let one = out("one-core");
-    answer_of(on_one_core(&replay.with(&[
+    let (one, decisions) = (out("one-core"), format!("{plain_out}/decisions.parquet"));
+    let against = [
         "--out",
         &one,
         "--batch-rows",
         "333",
-    ])));
+        "--threads",
+        "3",
+        "--against",
+        &decisions,
+    ];
+    answer_of(on_one_core(&replay.with(&against)));
     plain.must_equal(&Outcome::read(Path::new(&one)), "on one core");
     passed("on one core");
 

@@ -134,6 +134,10 @@ pub fn demo(options: &DemoOptions) -> Result<Demo, Failure> {
     let mut history = open_files(&folder, &stage.history(), None, None)?;
     let reader = DecisionReader::new(&folder.settings.kafka.brokers, &topics.decisions)?;
     let writer = TopicWriter::new(&folder.settings.kafka)?;
+    // Labels are in no hurry, and the embedded broker looks through a topic's batches one by one.
+    let mut unhurried = folder.settings.kafka.clone();
+    unhurried.properties.insert("linger.ms".into(), "100".into());
+    let label_writer = TopicWriter::new(&unhurried)?;
     let sink = KafkaSink::new(&folder.settings.kafka, &folder.settings.output)?;
     let mut screen = Screen::new(options.quiet);
     screen.say(&stage.announcement(options));
@@ -160,7 +164,7 @@ pub fn demo(options: &DemoOptions) -> Result<Demo, Failure> {
             drain.sink.flush()?;
             Ok::<_, Failure>(drain.tally)
         });
-        let payments = scope.spawn(|| stage.send_payments(options, &topics, &writer, run));
+        let payments = scope.spawn(|| stage.send_payments(options, &topics, [&writer, &label_writer], run));
         let watched = watch(&reader, &stage, run, &mut screen);
         run.stop.store(true, Ordering::Release);
         let sent = payments.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));

@@ -147,7 +147,7 @@ impl Stage {
         &self,
         options: &DemoOptions,
         topics: &Topics,
-        writer: &TopicWriter,
+        [writer, label_writer]: [&TopicWriter; 2],
         run: &Run,
     ) -> Result<(), Failure> {
         while !run.live.load(Ordering::Acquire) {
@@ -170,7 +170,7 @@ impl Stage {
             while let Some(labelled) = unlabelled.next_if(known) {
                 if let Some(topic) = &topics.labels {
                     let label = labelled.to_label_json(labelled.tx_time_ms + LABEL_DELAY_MS);
-                    writer.send(topic, labelled.card_id().as_bytes(), label.as_bytes(), None)?;
+                    label_writer.send(topic, labelled.card_id().as_bytes(), label.as_bytes(), None)?;
                 }
             }
             let event = payment.to_event_json(payment.tx_time_ms);
@@ -178,6 +178,7 @@ impl Stage {
             run.sent.fetch_add(1, Ordering::Release);
         }
         writer.flush()?;
+        label_writer.flush()?;
         run.all_sent.store(true, Ordering::Release);
         Ok(())
     }

@@ -33,7 +33,7 @@ impl DecisionReader {
             .set("group.id", "sanderling-demo-reader")
             .set("auto.offset.reset", "earliest")
             .set("enable.auto.commit", "false")
-            .set("fetch.wait.max.ms", "5")
+            .set("fetch.wait.max.ms", "2")
             .create()
             .map_err(failed)?;
         let mut partitions = TopicPartitionList::new();

@@ -30,14 +30,7 @@ pub fn killed_and_resumed(replay: &Replay, out: &Path, rows: u64, took: Duration
         false => (took.as_micros() as u64 / CHECKPOINTS, "128"),
     };
     let interval = format!("state.interval={}us", interval_us.max(1));
-    let args = replay.with(&[
-        "--out",
-        out_text,
-        "--set",
-        &interval,
-        "--batch-rows",
-        batch_rows,
-    ]);
+    let args = replay.with(&["--out", out_text, "--batch-rows", batch_rows]);
     let state = out.join("state").join(&replay.pipeline);
     let mut kills = 0;
     for _ in 0..STARTS_MAX {
@@ -46,11 +39,13 @@ pub fn killed_and_resumed(replay: &Replay, out: &Path, rows: u64, took: Duration
         }
         let mut known = checkpoints(&state);
         let mut process = command(&args);
+        process.args(["--set", &interval]);
         if !known.is_empty() {
             process.arg("--resume");
         }
         let mut child = start(process);
-        let mut to_wait_for = random.next() % 5;
+        // Mostly after a few checkpoints, now and then far into the stream.
+        let mut to_wait_for = random.next() % 5 * (1 + random.next() % 5);
         while to_wait_for > 0 && child.try_wait().expect("a child").is_none() {
             let now = checkpoints(&state);
             to_wait_for -= u64::from(now != known);

@@ -331,7 +331,7 @@ impl Settings {
             Failure::new("config", without_place(&e.to_string()))
                 .in_file(file)
                 .at(line, column)
-                .cure("see docs/ARCHITECTURE.md and pipelines/card-fraud/pipeline.yaml for every key")
+                .cure("compare with pipelines/card-fraud/pipeline.yaml; the message names the keys that are known")
         })?;
         let overrides = overrides(sets)?;
         if overrides.is_empty() {

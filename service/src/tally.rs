@@ -142,7 +142,7 @@ pub struct Summary {
     pub late: u64,
     /// Decisions by action.
     pub actions: BTreeMap<String, u64>,
-    /// Frauds whose label arrived; null without labels.
+    /// Known frauds; null without labels.
     pub fraud: Option<FraudSummary>,
     /// Decided / seconds.
     pub events_per_s: f64,
@@ -164,7 +164,7 @@ impl fmt::Display for Summary {
         let actions: Vec<String> = self.actions.iter().map(|(a, n)| format!("{a} {n}")).collect();
         writeln!(f, "{}", actions.join(", "))?;
         if let Some(fraud) = &self.fraud {
-            writeln!(f, "fraud whose label arrived: {} caught, {} missed", fraud.caught, fraud.missed)?;
+            writeln!(f, "fraud: {} caught, {} missed", fraud.caught, fraud.missed)?;
         }
         if let Some(latency) = &self.latency_us {
             let ms = |us: u64| us as f64 / 1e3;
@@ -180,7 +180,7 @@ impl fmt::Display for Summary {
     }
 }
 
-/// Frauds whose label arrived.
+/// Known frauds: those whose label arrived or, in a demo, those that were planted.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct FraudSummary {
     /// Not approved.

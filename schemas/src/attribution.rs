@@ -19,7 +19,9 @@ pub struct Attribution {
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum AttributionError {
     /// The parts differ from the whole.
-    #[error("base {base_value} + attributions {sum} differ from the score {score} by more than {tolerance}")]
+    #[error(
+        "base {base_value} + attributions {sum} differ from the score {score} by more than {tolerance}"
+    )]
     DoesNotAddUp {
         /// Score with every group absent.
         base_value: f64,
@@ -50,14 +52,26 @@ impl Attribution {
         tolerance: f64,
     ) -> Result<Self, AttributionError> {
         if values.len() != groups.len() {
-            return Err(AttributionError::Shape { values: values.len(), groups: groups.len() });
+            return Err(AttributionError::Shape {
+                values: values.len(),
+                groups: groups.len(),
+            });
         }
         let sum: f64 = values.iter().sum();
         // Negated so that NaN is refused too.
         if !((base_value + sum - score).abs() <= tolerance) {
-            return Err(AttributionError::DoesNotAddUp { base_value, sum, score, tolerance });
+            return Err(AttributionError::DoesNotAddUp {
+                base_value,
+                sum,
+                score,
+                tolerance,
+            });
         }
-        Ok(Self { base_value, groups, values })
+        Ok(Self {
+            base_value,
+            groups,
+            values,
+        })
     }
 
     /// The score when every group is absent.
@@ -77,7 +91,10 @@ impl Attribution {
 
     /// Group and value.
     pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
-        self.groups.iter().map(String::as_str).zip(self.values.iter().copied())
+        self.groups
+            .iter()
+            .map(String::as_str)
+            .zip(self.values.iter().copied())
     }
 }
 
@@ -92,8 +109,14 @@ mod tests {
             Attribution::new(-2.0, groups.clone(), values, score, EXACT_TOLERANCE)
         };
         assert!(new(vec![1.0, 0.5], -0.5).is_ok());
-        assert!(matches!(new(vec![1.0, 0.5], -0.4), Err(AttributionError::DoesNotAddUp { .. })));
+        assert!(matches!(
+            new(vec![1.0, 0.5], -0.4),
+            Err(AttributionError::DoesNotAddUp { .. })
+        ));
         assert!(new(vec![f64::NAN, 0.5], -0.5).is_err());
-        assert!(matches!(new(vec![1.5], -0.5), Err(AttributionError::Shape { .. })));
+        assert!(matches!(
+            new(vec![1.5], -0.5),
+            Err(AttributionError::Shape { .. })
+        ));
     }
 }

@@ -38,12 +38,19 @@ impl EventBatch {
 
     /// Event time of each row, microseconds.
     pub fn event_times_us(&self) -> &[i64] {
-        self.rows.column(0).as_primitive::<TimestampMicrosecondType>().values()
+        self.rows
+            .column(0)
+            .as_primitive::<TimestampMicrosecondType>()
+            .values()
     }
 
     /// Stream of each row, as an index into [`crate::Relation::streams`].
     pub fn streams(&self) -> &[i8] {
-        self.rows.column(1).as_dictionary::<Int8Type>().keys().values()
+        self.rows
+            .column(1)
+            .as_dictionary::<Int8Type>()
+            .keys()
+            .values()
     }
 
     /// The rows `[from, from + len)` as a batch of their own, with the sequence they had.

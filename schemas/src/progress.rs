@@ -108,10 +108,20 @@ impl Offsets {
             let (topic, partition) = (run.topic.to_string(), run.partition.0);
             let (expected, got) = (expected.0, run.range.from.0);
             if got > expected {
-                return Err(RangeError::Gap { topic, partition, expected, got });
+                return Err(RangeError::Gap {
+                    topic,
+                    partition,
+                    expected,
+                    got,
+                });
             }
             if got < expected {
-                return Err(RangeError::Overlap { topic, partition, expected, got });
+                return Err(RangeError::Overlap {
+                    topic,
+                    partition,
+                    expected,
+                    got,
+                });
             }
         }
         self.0.insert(key, run.range.next);
@@ -126,7 +136,9 @@ impl Offsets {
 
     /// All positions, by topic and partition.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Partition, Offset)> {
-        self.0.iter().map(|((topic, partition), next)| (&**topic, *partition, *next))
+        self.0
+            .iter()
+            .map(|((topic, partition), next)| (&**topic, *partition, *next))
     }
 }
 
@@ -174,7 +186,10 @@ impl OrderRecord {
                 _ => runs.push(Run {
                     topic: id.topic.clone(),
                     partition: id.partition,
-                    range: OffsetRange { from: id.offset, next: after },
+                    range: OffsetRange {
+                        from: id.offset,
+                        next: after,
+                    },
                 }),
             }
         }
@@ -187,14 +202,21 @@ mod tests {
     use super::*;
 
     fn id(topic: &str, offset: i64) -> EventId {
-        EventId { topic: topic.into(), partition: Partition(0), offset: Offset(offset) }
+        EventId {
+            topic: topic.into(),
+            partition: Partition(0),
+            offset: Offset(offset),
+        }
     }
 
     #[test]
     fn runs_break_where_the_rows_change_partition() {
         let ids = [id("a", 0), id("a", 1), id("b", 7), id("a", 2)];
         let runs = OrderRecord::runs_of(&ids);
-        let ends: Vec<_> = runs.iter().map(|r| (&*r.topic, r.range.from.0, r.range.next.0)).collect();
+        let ends: Vec<_> = runs
+            .iter()
+            .map(|r| (&*r.topic, r.range.from.0, r.range.next.0))
+            .collect();
         assert_eq!(ends, [("a", 0, 2), ("b", 7, 8), ("a", 2, 3)]);
     }
 
@@ -203,12 +225,25 @@ mod tests {
         let run = |from, next| Run {
             topic: "a".into(),
             partition: Partition(0),
-            range: OffsetRange { from: Offset(from), next: Offset(next) },
+            range: OffsetRange {
+                from: Offset(from),
+                next: Offset(next),
+            },
         };
         let mut offsets = Offsets::default();
         offsets.advance(&run(3, 5)).unwrap();
-        assert!(matches!(offsets.advance(&run(6, 7)), Err(RangeError::Gap { expected: 5, got: 6, .. })));
-        assert!(matches!(offsets.advance(&run(4, 7)), Err(RangeError::Overlap { .. })));
+        assert!(matches!(
+            offsets.advance(&run(6, 7)),
+            Err(RangeError::Gap {
+                expected: 5,
+                got: 6,
+                ..
+            })
+        ));
+        assert!(matches!(
+            offsets.advance(&run(4, 7)),
+            Err(RangeError::Overlap { .. })
+        ));
         offsets.advance(&run(5, 9)).unwrap();
         assert_eq!(offsets.next("a", Partition(0)), Some(Offset(9)));
     }

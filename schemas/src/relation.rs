@@ -67,10 +67,18 @@ impl Relation {
     /// The relation's schema for the declared columns, which are all nullable.
     pub fn schema_of(columns: &[(String, DataType)]) -> SchemaRef {
         let mut fields = vec![
-            Field::new(EVENT_TIME, DataType::Timestamp(TimeUnit::Microsecond, None), false),
+            Field::new(
+                EVENT_TIME,
+                DataType::Timestamp(TimeUnit::Microsecond, None),
+                false,
+            ),
             Field::new(STREAM, Self::stream_type(), false),
         ];
-        fields.extend(columns.iter().map(|(name, t)| Field::new(name, t.clone(), true)));
+        fields.extend(
+            columns
+                .iter()
+                .map(|(name, t)| Field::new(name, t.clone(), true)),
+        );
         Arc::new(Schema::new(fields))
     }
 

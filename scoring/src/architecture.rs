@@ -110,10 +110,13 @@ impl Architecture {
             });
         }
         if entities.is_empty() {
-            return Err(ScoringError::TooFewRows("the pipeline has no entities".to_string()));
+            return Err(ScoringError::TooFewRows(
+                "the pipeline has no entities".to_string(),
+            ));
         }
-        let mut first: Vec<usize> =
-            (0..inputs.len()).filter(|&i| !schema.fields[inputs[i]].from_label).collect();
+        let mut first: Vec<usize> = (0..inputs.len())
+            .filter(|&i| !schema.fields[inputs[i]].from_label)
+            .collect();
         if first.is_empty() {
             first = (0..inputs.len()).collect();
         }
@@ -201,7 +204,11 @@ impl Architecture {
     /// The attribution groups: `event`, then one an entity.
     pub(crate) fn groups(&self, schema: &FeatureSchema) -> Vec<Group> {
         let features = |entity: Option<usize>| {
-            self.inputs.iter().copied().filter(|&i| schema.fields[i].entity == entity).collect()
+            self.inputs
+                .iter()
+                .copied()
+                .filter(|&i| schema.fields[i].entity == entity)
+                .collect()
         };
         let mut groups = vec![Group {
             name: "event".to_string(),
@@ -209,8 +216,11 @@ impl Architecture {
             context: Vec::new(),
         }];
         for (entity, name) in self.entities.iter().enumerate() {
-            let context =
-                self.memories.iter().filter(|m| m.entity == entity).map(MemoryLayout::range);
+            let context = self
+                .memories
+                .iter()
+                .filter(|m| m.entity == entity)
+                .map(MemoryLayout::range);
             groups.push(Group {
                 name: name.clone(),
                 features: features(Some(entity)),
@@ -226,7 +236,12 @@ impl Architecture {
         let (all, first, bins) = (self.inputs.len(), self.first.len(), self.bins());
         let mut specs = Vec::new();
         let mut add = |name: String, shape: &[usize], init: Init, first_stage: bool| {
-            specs.push(TensorSpec { name, shape: shape.to_vec(), init, first_stage });
+            specs.push(TensorSpec {
+                name,
+                shape: shape.to_vec(),
+                init,
+                first_stage,
+            });
         };
         let token = |add: &mut dyn FnMut(String, &[usize], Init, bool)| {
             add(
@@ -244,22 +259,47 @@ impl Architecture {
         };
         if options.output == Output::Forecast {
             token(&mut add);
-            add("forecast.weight".into(), &[all, options.lstm], Init::FanIn(options.lstm), false);
+            add(
+                "forecast.weight".into(),
+                &[all, options.lstm],
+                Init::FanIn(options.lstm),
+                false,
+            );
             add("forecast.bias".into(), &[all], Init::Zero, false);
             return specs;
         }
         let mut layer = |name: &str, outputs: usize, inputs: usize, first_stage: bool| {
-            add(format!("{name}.weight"), &[outputs, inputs], Init::FanIn(inputs), first_stage);
+            add(
+                format!("{name}.weight"),
+                &[outputs, inputs],
+                Init::FanIn(inputs),
+                first_stage,
+            );
             add(format!("{name}.bias"), &[outputs], Init::Zero, first_stage);
         };
-        layer("first.hidden", options.first_stage, self.embedded(first), true);
+        layer(
+            "first.hidden",
+            options.first_stage,
+            self.embedded(first),
+            true,
+        );
         layer("first.out", 1, options.first_stage, true);
         layer("linear", 1, 2 * all, true);
         let embedded = self.embedded(all);
         let kv = 2 * options.key_size();
         for m in 0..self.memories.len() {
-            layer(&format!("attention.{m}.query"), options.key_size(), embedded, false);
-            layer(&format!("attention.{m}.event"), kv, self.key_input_size(), false);
+            layer(
+                &format!("attention.{m}.query"),
+                options.key_size(),
+                embedded,
+                false,
+            );
+            layer(
+                &format!("attention.{m}.event"),
+                kv,
+                self.key_input_size(),
+                false,
+            );
         }
         for (name, memories, hidden) in self.heads() {
             let inputs = embedded + self.read_out_size(memories);
@@ -273,20 +313,60 @@ impl Architecture {
             Init::FanIn(bins),
             true,
         );
-        add("first.embed.bias".into(), &[first, options.embedding], Init::Zero, true);
-        add("embed.weight".into(), &[all, bins, options.embedding], Init::FanIn(bins), false);
-        add("embed.bias".into(), &[all, options.embedding], Init::Zero, false);
+        add(
+            "first.embed.bias".into(),
+            &[first, options.embedding],
+            Init::Zero,
+            true,
+        );
+        add(
+            "embed.weight".into(),
+            &[all, bins, options.embedding],
+            Init::FanIn(bins),
+            false,
+        );
+        add(
+            "embed.bias".into(),
+            &[all, options.embedding],
+            Init::Zero,
+            false,
+        );
         token(&mut add);
         for m in 0..self.memories.len() {
-            add(format!("attention.{m}.decay"), &[options.heads], Init::Zero, false);
+            add(
+                format!("attention.{m}.decay"),
+                &[options.heads],
+                Init::Zero,
+                false,
+            );
         }
         for m in 1..self.memories.len() {
             let (inputs, hidden) = (self.label_size(), options.gru);
             let fan = Init::FanIn(hidden);
-            add(format!("memory.{m}.input"), &[3 * hidden, inputs], fan, false);
-            add(format!("memory.{m}.hidden"), &[3 * hidden, hidden], fan, false);
-            add(format!("memory.{m}.bias_input"), &[3 * hidden], Init::Zero, false);
-            add(format!("memory.{m}.bias_hidden"), &[3 * hidden], Init::Zero, false);
+            add(
+                format!("memory.{m}.input"),
+                &[3 * hidden, inputs],
+                fan,
+                false,
+            );
+            add(
+                format!("memory.{m}.hidden"),
+                &[3 * hidden, hidden],
+                fan,
+                false,
+            );
+            add(
+                format!("memory.{m}.bias_input"),
+                &[3 * hidden],
+                Init::Zero,
+                false,
+            );
+            add(
+                format!("memory.{m}.bias_hidden"),
+                &[3 * hidden],
+                Init::Zero,
+                false,
+            );
         }
         specs
     }
@@ -320,13 +400,19 @@ mod tests {
                 from_label,
             })
             .collect();
-        FeatureSchema { fields, hash: "features".into() }
+        FeatureSchema {
+            fields,
+            hash: "features".into(),
+        }
     }
 
     #[test]
     fn groups_cover_the_context_once() {
-        let schema =
-            schema(&[("amount", None, false), ("c", Some(0), false), ("t", Some(1), true)]);
+        let schema = schema(&[
+            ("amount", None, false),
+            ("c", Some(0), false),
+            ("t", Some(1), true),
+        ]);
         let entities = ["card".to_string(), "terminal".to_string()];
         let shape = Architecture::new(&ModelOptions::default(), &schema, &entities).unwrap();
         let groups = shape.groups(&schema);
@@ -337,7 +423,11 @@ mod tests {
         assert_eq!(ranges[0].start, 0);
         assert_eq!(ranges[0].end, ranges[1].start);
         assert_eq!(ranges[1].end, shape.context_size());
-        let blind = ModelOptions { graph: false, exclude: vec!["t*".into()], ..Default::default() };
+        let blind = ModelOptions {
+            graph: false,
+            exclude: vec!["t*".into()],
+            ..Default::default()
+        };
         let shape = Architecture::new(&blind, &schema, &entities).unwrap();
         assert_eq!(shape.inputs, [0, 1]);
         assert!(shape.groups(&schema)[2].context.is_empty());

@@ -44,7 +44,10 @@ impl Attention {
                 shape.key_input_size(),
             )?,
             // Softplus, so that older never counts more for being older.
-            decay: decay.iter().map(|&x| x.max(0.0) + (-x.abs()).exp().ln_1p()).collect(),
+            decay: decay
+                .iter()
+                .map(|&x| x.max(0.0) + (-x.abs()).exp().ln_1p())
+                .collect(),
             layout: shape.memories[m].clone(),
         })
     }

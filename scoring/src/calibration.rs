@@ -12,7 +12,10 @@ pub(crate) const CLASS_ROWS_MIN: usize = 10;
 pub(crate) fn platt(raw: &[f32], positive: &[bool]) -> Calibration {
     let positives = positive.iter().filter(|&&p| p).count() as f64;
     let negatives = positive.len() as f64 - positives;
-    let (high, low) = ((positives + 1.0) / (positives + 2.0), 1.0 / (negatives + 2.0));
+    let (high, low) = (
+        (positives + 1.0) / (positives + 2.0),
+        1.0 / (negatives + 2.0),
+    );
     let target = |i: usize| if positive[i] { high } else { low };
     let loss = |slope: f64, intercept: f64| -> f64 {
         raw.iter()
@@ -38,7 +41,10 @@ pub(crate) fn platt(raw: &[f32], positive: &[bool]) -> Calibration {
             h11 += weight;
         }
         let determinant = h00 * h11 - h01 * h01;
-        let (d0, d1) = ((h11 * g0 - h01 * g1) / determinant, (h00 * g1 - h01 * g0) / determinant);
+        let (d0, d1) = (
+            (h11 * g0 - h01 * g1) / determinant,
+            (h00 * g1 - h01 * g0) / determinant,
+        );
         let mut step = 1.0;
         let improved = loop {
             let next = ((slope - step * d0).max(SLOPE_MIN), intercept - step * d1);

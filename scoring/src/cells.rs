@@ -13,9 +13,17 @@ use crate::weights::Weights;
 #[derive(Debug, Clone)]
 pub(crate) enum Cell {
     /// Carry: h, then c.
-    Lstm { input: Dense, hidden: Dense, size: usize },
+    Lstm {
+        input: Dense,
+        hidden: Dense,
+        size: usize,
+    },
     /// Carry: h.
-    Gru { input: Dense, hidden: Dense, size: usize },
+    Gru {
+        input: Dense,
+        hidden: Dense,
+        size: usize,
+    },
 }
 
 impl Cell {
@@ -31,8 +39,16 @@ impl Cell {
             let bias = weights.get(&name("bias"), &[4 * size])?;
             let zero = vec![0.0; 4 * size];
             return Ok(Cell::Lstm {
-                input: Dense::new(weights.get(&name("input"), &[4 * size, inputs])?, bias, inputs),
-                hidden: Dense::new(weights.get(&name("hidden"), &[4 * size, size])?, &zero, size),
+                input: Dense::new(
+                    weights.get(&name("input"), &[4 * size, inputs])?,
+                    bias,
+                    inputs,
+                ),
+                hidden: Dense::new(
+                    weights.get(&name("hidden"), &[4 * size, size])?,
+                    &zero,
+                    size,
+                ),
                 size,
             });
         }
@@ -45,7 +61,11 @@ impl Cell {
                 from_input,
                 inputs,
             ),
-            hidden: Dense::new(weights.get(&name("hidden"), &[3 * size, size])?, from_carry, size),
+            hidden: Dense::new(
+                weights.get(&name("hidden"), &[3 * size, size])?,
+                from_carry,
+                size,
+            ),
             size,
         })
     }
@@ -71,9 +91,16 @@ impl Cell {
     ) {
         let width = self.carry_size();
         let (input, hidden, size) = match self {
-            Cell::Lstm { input, hidden, size } | Cell::Gru { input, hidden, size } => {
-                (input, hidden, *size)
+            Cell::Lstm {
+                input,
+                hidden,
+                size,
             }
+            | Cell::Gru {
+                input,
+                hidden,
+                size,
+            } => (input, hidden, *size),
         };
         if of.is_empty() {
             return;
@@ -81,14 +108,23 @@ impl Cell {
         let stride = inputs.len() / of.len();
         let gates = input.outputs();
         let mut from_input = vec![0.0; of.len() * gates];
-        input.forward(Rows { values: inputs, stride }, &mut from_input);
+        input.forward(
+            Rows {
+                values: inputs,
+                stride,
+            },
+            &mut from_input,
+        );
         let waves = Waves::new(carries.len() / width, of);
         let widest = waves.iter().map(<[u32]>::len).max().unwrap_or(0);
         let mut x = vec![0.0; widest * gates];
         let mut u = vec![0.0; widest * gates];
         let mut state = vec![0.0; widest * width];
         for wave in waves.iter() {
-            let (x, state) = (&mut x[..wave.len() * gates], &mut state[..wave.len() * width]);
+            let (x, state) = (
+                &mut x[..wave.len() * gates],
+                &mut state[..wave.len() * width],
+            );
             for (i, &step) in wave.iter().enumerate() {
                 let (step, carry) = (step as usize, of[step as usize] as usize);
                 let carry = &carries[carry * width..][..width];
@@ -98,12 +134,24 @@ impl Cell {
             }
             match self {
                 Cell::Lstm { .. } => {
-                    hidden.accumulate(Rows { values: state, stride: width }, x);
+                    hidden.accumulate(
+                        Rows {
+                            values: state,
+                            stride: width,
+                        },
+                        x,
+                    );
                     activation::lstm(x, state, size);
                 }
                 Cell::Gru { .. } => {
                     let u = &mut u[..wave.len() * gates];
-                    hidden.forward(Rows { values: state, stride: width }, u);
+                    hidden.forward(
+                        Rows {
+                            values: state,
+                            stride: width,
+                        },
+                        u,
+                    );
                     activation::gru(x, u, state, size);
                 }
             }
@@ -160,7 +208,9 @@ impl Waves {
 
     fn iter(&self) -> impl Iterator<Item = &[u32]> {
         let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        starts.zip(&self.ends).map(|(start, &end)| &self.steps[start..end])
+        starts
+            .zip(&self.ends)
+            .map(|(start, &end)| &self.steps[start..end])
     }
 }
 
@@ -184,8 +234,16 @@ mod tests {
             let bias: Vec<f32> = (0..outputs).map(|i| number(i * 3 + salt)).collect();
             Dense::new(&weight, &bias, inputs)
         };
-        let lstm = Cell::Lstm { input: dense(20, inputs, 1), hidden: dense(20, size, 2), size };
-        let gru = Cell::Gru { input: dense(15, inputs, 3), hidden: dense(15, size, 4), size };
+        let lstm = Cell::Lstm {
+            input: dense(20, inputs, 1),
+            hidden: dense(20, size, 2),
+            size,
+        };
+        let gru = Cell::Gru {
+            input: dense(15, inputs, 3),
+            hidden: dense(15, size, 4),
+            size,
+        };
         let of: Vec<u32> = (0..steps).map(|i| (i * i % 7) as u32).collect();
         let x: Vec<f32> = (0..steps * inputs).map(number).collect();
         for cell in [lstm, gru] {

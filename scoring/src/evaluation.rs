@@ -88,8 +88,19 @@ impl Evaluation {
     pub fn spread(&self, figure: impl Fn(&FoldReport) -> f64) -> (f64, f64) {
         let n = self.folds.len() as f64;
         let mean = self.folds.iter().map(&figure).sum::<f64>() / n;
-        let square = self.folds.iter().map(|fold| (figure(fold) - mean).powi(2)).sum::<f64>();
-        (mean, if n > 1.0 { (square / (n - 1.0)).sqrt() } else { 0.0 })
+        let square = self
+            .folds
+            .iter()
+            .map(|fold| (figure(fold) - mean).powi(2))
+            .sum::<f64>();
+        (
+            mean,
+            if n > 1.0 {
+                (square / (n - 1.0)).sqrt()
+            } else {
+                0.0
+            },
+        )
     }
 }
 
@@ -120,9 +131,16 @@ pub fn evaluate(
             message: format!("a label for each of {} events is wanted", recording.len()),
         });
     }
-    let run = |fold: usize| run_fold(recording, truth, options, plan, fold, &|p| progress(fold, p));
+    let run = |fold: usize| {
+        run_fold(recording, truth, options, plan, fold, &|p| {
+            progress(fold, p)
+        })
+    };
     let mut results: Vec<Option<Result<_, ScoringError>>> = (0..plan.folds).map(|_| None).collect();
-    let share = plan.folds.div_ceil(threads.clamp(1, plan.folds.max(1))).max(1);
+    let share = plan
+        .folds
+        .div_ceil(threads.clamp(1, plan.folds.max(1)))
+        .max(1);
     std::thread::scope(|scope| {
         for (part, results) in results.chunks_mut(share).enumerate() {
             scope.spawn(move || {
@@ -132,7 +150,10 @@ pub fn evaluate(
             });
         }
     });
-    let mut evaluation = Evaluation { folds: Vec::new(), scores: Vec::new() };
+    let mut evaluation = Evaluation {
+        folds: Vec::new(),
+        scores: Vec::new(),
+    };
     for result in results.into_iter().flatten() {
         let (report, scores) = result?;
         evaluation.folds.push(report);
@@ -161,8 +182,11 @@ fn run_fold(
         seed: plan.seed,
     };
     let clock = Instant::now();
-    let Trained { model, mut scorer, folded } =
-        train_and_fold(recording, options, &training, &mut |p| progress(p))?;
+    let Trained {
+        model,
+        mut scorer,
+        folded,
+    } = train_and_fold(recording, options, &training, &mut |p| progress(p))?;
     let train_s = clock.elapsed().as_secs_f64();
 
     let times = recording.times_us();
@@ -184,8 +208,10 @@ fn run_fold(
     });
     let counted: Vec<&FoldScore> = scores.iter().filter(|score| score.counted).collect();
     let values: Vec<f64> = counted.iter().map(|score| score.score).collect();
-    let positive: Vec<bool> =
-        counted.iter().map(|score| truth[score.event as usize] > 0.5).collect();
+    let positive: Vec<bool> = counted
+        .iter()
+        .map(|score| truth[score.event as usize] > 0.5)
+        .collect();
     let positives = positive.iter().filter(|&&p| p).count();
     if positives == 0 || positives == positive.len() {
         return Err(ScoringError::TooFewRows(format!(
@@ -243,7 +269,9 @@ impl Excluded {
     }
 
     fn covers(&self, slot: u32, time_us: i64) -> bool {
-        self.from_day.get(slot as usize).is_some_and(|&from| time_us.div_euclid(DAY_US) >= from)
+        self.from_day
+            .get(slot as usize)
+            .is_some_and(|&from| time_us.div_euclid(DAY_US) >= from)
     }
 }
 
@@ -258,11 +286,17 @@ mod tests {
             schema: Relation::schema_of(&[]),
             streams: Vec::new(),
             id: None,
-            entities: vec![Entity { name: "card".into(), key: "card_id".into() }],
+            entities: vec![Entity {
+                name: "card".into(),
+                key: "card_id".into(),
+            }],
             labels: None,
             lateness_us: 0,
         };
-        let schema = FeatureSchema { fields: Vec::new(), hash: "x".into() };
+        let schema = FeatureSchema {
+            fields: Vec::new(),
+            hash: "x".into(),
+        };
         let mut recording = Recording::new(&schema, &relation);
         // Training days 0 to 6, delay 7 to 13, test 14 to 20.
         for (slot, day) in [(0, 3), (1, 6), (2, 7), (3, 8), (4, -1)] {
@@ -281,6 +315,9 @@ mod tests {
         };
         let excluded = Excluded::new(&recording, &[1.0; 5], &plan, 0);
         let first_day = |slot: u32| (14..21).find(|day| excluded.covers(slot, day * DAY_US + 5));
-        assert_eq!([0, 1, 2, 3, 4].map(first_day), [Some(14), Some(14), Some(15), Some(16), None]);
+        assert_eq!(
+            [0, 1, 2, 3, 4].map(first_day),
+            [Some(14), Some(14), Some(15), Some(16), None]
+        );
     }
 }

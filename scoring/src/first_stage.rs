@@ -27,8 +27,13 @@ impl FirstStage {
         weights: &Weights,
     ) -> Result<Self, ScoringError> {
         let size = shape.options.first_stage;
-        let embedding =
-            Embedding::load(front, &shape.first, shape.options.embedding, weights, "first.embed")?;
+        let embedding = Embedding::load(
+            front,
+            &shape.first,
+            shape.options.embedding,
+            weights,
+            "first.embed",
+        )?;
         let inputs = embedding.embedded();
         Ok(Self {
             hidden: Dense::load(weights, "first.hidden", size, inputs)?,
@@ -40,15 +45,30 @@ impl FirstStage {
 
     /// One output for each row.
     pub(crate) fn outputs(&self, rows: StandardisedRows<'_>) -> Vec<f32> {
-        let (n, inputs, size) =
-            (rows.z.len() / self.width, self.embedding.embedded(), self.hidden.outputs());
+        let (n, inputs, size) = (
+            rows.z.len() / self.width,
+            self.embedding.embedded(),
+            self.hidden.outputs(),
+        );
         let mut x = vec![0.0; n * inputs];
         self.embedding.fill(rows, &mut x, inputs);
         let mut hidden = vec![0.0; n * size];
-        self.hidden.forward(Rows { values: &x, stride: inputs }, &mut hidden);
+        self.hidden.forward(
+            Rows {
+                values: &x,
+                stride: inputs,
+            },
+            &mut hidden,
+        );
         activation::gelu(&mut hidden);
         let mut out = vec![0.0; n];
-        self.out.forward(Rows { values: &hidden, stride: size }, &mut out);
+        self.out.forward(
+            Rows {
+                values: &hidden,
+                stride: size,
+            },
+            &mut out,
+        );
         out
     }
 }

@@ -48,12 +48,22 @@ fn schema(fields: &[(&str, Option<usize>, bool)]) -> FeatureSchema {
             from_label,
         })
         .collect();
-    FeatureSchema { fields, hash: "0123456789abcdef".into() }
+    FeatureSchema {
+        fields,
+        hash: "0123456789abcdef".into(),
+    }
 }
 
 fn relation(entities: &[&str], horizon_us: i64) -> Relation {
-    let stream = |name: &str, scored| RelationStream { name: name.into(), scored, key: None };
-    let entity = |name: &&str| Entity { name: name.to_string(), key: format!("{name}_id") };
+    let stream = |name: &str, scored| RelationStream {
+        name: name.into(),
+        scored,
+        key: None,
+    };
+    let entity = |name: &&str| Entity {
+        name: name.to_string(),
+        key: format!("{name}_id"),
+    };
     Relation {
         schema: Relation::schema_of(&[]),
         streams: vec![stream("events", true), stream("labels", false)],
@@ -79,7 +89,11 @@ pub(crate) fn payments(events: usize, seed: u64) -> Stream {
     let mut counts = [0u32; 40];
     for event in 0..events {
         // Some events come out of order.
-        let jitter = if rng.random_bool(0.1) { rng.random_range(0..5 * MINUTE_US) } else { 0 };
+        let jitter = if rng.random_bool(0.1) {
+            rng.random_range(0..5 * MINUTE_US)
+        } else {
+            0
+        };
         let now = event as i64 * MINUTE_US;
         while waiting.front().is_some_and(|label| label.0 <= now) {
             let (time, of, value) = waiting.pop_front().expect("front was there");
@@ -94,12 +108,24 @@ pub(crate) fn payments(events: usize, seed: u64) -> Stream {
         counts[card] += 1;
         let features = vec![
             amount,
-            if rng.random_bool(0.2) { f32::NAN } else { rng.random_range(-3.0..3.0) },
+            if rng.random_bool(0.2) {
+                f32::NAN
+            } else {
+                rng.random_range(-3.0..3.0)
+            },
             (counts[card] as f32).min(50.0),
             rng.random_range(0..9) as f32,
         ];
-        let device = if rng.random_bool(0.1) { NO_SLOT } else { rng.random_range(0..7) };
-        waiting.push_back((now + delay_us, rows.len() as u64, if positive { 1.0 } else { 0.0 }));
+        let device = if rng.random_bool(0.1) {
+            NO_SLOT
+        } else {
+            rng.random_range(0..7)
+        };
+        waiting.push_back((
+            now + delay_us,
+            rows.len() as u64,
+            if positive { 1.0 } else { 0.0 },
+        ));
         let slots = vec![card as u32, terminal as u32, device];
         rows.push((now - jitter, Row::Event { features, slots }));
     }
@@ -128,14 +154,27 @@ pub(crate) fn telemetry(rows: usize, seed: u64) -> Stream {
                     phase.sin() + rng.random_range(-0.05..0.05)
                 })
                 .collect();
-            (row as i64 * 333_333, Row::Event { features, slots: vec![machine] })
+            (
+                row as i64 * 333_333,
+                Row::Event {
+                    features,
+                    slots: vec![machine],
+                },
+            )
         })
         .collect();
     let names: Vec<String> = (0..38).map(|channel| format!("c{channel}")).collect();
-    let fields: Vec<_> = names.iter().map(|name| (name.as_str(), None, false)).collect();
+    let fields: Vec<_> = names
+        .iter()
+        .map(|name| (name.as_str(), None, false))
+        .collect();
     let mut relation = relation(&["machine"], 0);
     relation.labels = None;
-    Stream { rows, schema: schema(&fields), relation }
+    Stream {
+        rows,
+        schema: schema(&fields),
+        relation,
+    }
 }
 
 impl Stream {
@@ -151,8 +190,11 @@ impl Stream {
             Row::Label { .. } => unreachable!("labels are of events"),
         };
         let mut slots = vec![Vec::new(); self.relation.entities.len()];
-        let (mut scored, mut labels, mut columns) =
-            (Vec::new(), Vec::new(), vec![Vec::new(); self.schema.fields.len()]);
+        let (mut scored, mut labels, mut columns) = (
+            Vec::new(),
+            Vec::new(),
+            vec![Vec::new(); self.schema.fields.len()],
+        );
         let mut streams = Vec::new();
         for (row, (_, kind)) in rows.iter().enumerate() {
             let own = match kind {
@@ -165,7 +207,12 @@ impl Stream {
                 }
                 Row::Label { of, value } => {
                     let of = Sequence(*of);
-                    labels.push(KnownLabel { row: row as u32, of, value: *value, reversal: false });
+                    labels.push(KnownLabel {
+                        row: row as u32,
+                        of,
+                        value: *value,
+                        reversal: false,
+                    });
                     keys(of.0)
                 }
             };
@@ -182,9 +229,17 @@ impl Stream {
             vec![Arc::new(times), Arc::new(streams)],
         )
         .expect("columns fit the schema");
-        let features = self.schema.fields.iter().zip(columns).map(|(field, column)| {
-            (field.name.clone(), Arc::new(Float64Array::from(column)) as ArrayRef)
-        });
+        let features = self
+            .schema
+            .fields
+            .iter()
+            .zip(columns)
+            .map(|(field, column)| {
+                (
+                    field.name.clone(),
+                    Arc::new(Float64Array::from(column)) as ArrayRef,
+                )
+            });
         let id = |row: usize| EventId {
             topic: "t".into(),
             partition: Partition(0),
@@ -249,7 +304,12 @@ pub(crate) fn small(epochs: usize) -> ModelOptions {
 pub(crate) fn model(recording: &Recording, options: &ModelOptions, share: f64) -> ServedModel {
     let times = recording.times_us();
     let to_us = times[(recording.len() as f64 * share) as usize];
-    let plan = TrainingPlan { from_us: i64::MIN, to_us, known_by_us: to_us, seed: 7 };
+    let plan = TrainingPlan {
+        from_us: i64::MIN,
+        to_us,
+        known_by_us: to_us,
+        seed: 7,
+    };
     let model = train(recording, options, &plan, &mut |_| {}).expect("the stream can be learnt");
     assert_ne!(model.manifest().metrics, TrainingMetrics::default());
     model

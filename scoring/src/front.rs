@@ -46,7 +46,11 @@ pub(crate) struct Standardised {
 impl Standardised {
     /// All the rows, borrowed.
     pub(crate) fn all(&self) -> StandardisedRows<'_> {
-        StandardisedRows { logs: &self.logs, z: &self.z, missing: &self.missing }
+        StandardisedRows {
+            logs: &self.logs,
+            z: &self.z,
+            missing: &self.missing,
+        }
     }
 }
 
@@ -73,7 +77,11 @@ pub(crate) struct StandardisedRows<'a> {
 /// `sign(x) ln(1 + |x|)`; NaN stays NaN.
 fn signed_log(x: f32) -> f32 {
     let log = x.abs().ln_1p().copysign(x);
-    if log.abs() > LOG_LIMIT { LOG_LIMIT.copysign(x) } else { log }
+    if log.abs() > LOG_LIMIT {
+        LOG_LIMIT.copysign(x)
+    } else {
+        log
+    }
 }
 
 /// The value at quantile `q` of ascending `sorted`, between ranks linearly.
@@ -109,14 +117,25 @@ impl Front {
         }
         let (mut mean, mut deviation, mut edges) = (Vec::new(), Vec::new(), Vec::new());
         for &column in &shape.inputs {
-            let mut logs: Vec<f32> =
-                rows.clone().map(|row| signed_log(row[column])).filter(|x| !x.is_nan()).collect();
+            let mut logs: Vec<f32> = rows
+                .clone()
+                .map(|row| signed_log(row[column]))
+                .filter(|x| !x.is_nan())
+                .collect();
             logs.sort_by(f32::total_cmp);
             let n = logs.len().max(1) as f64;
             let average = logs.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
-            let variance = logs.iter().map(|&x| (f64::from(x) - average).powi(2)).sum::<f64>() / n;
+            let variance = logs
+                .iter()
+                .map(|&x| (f64::from(x) - average).powi(2))
+                .sum::<f64>()
+                / n;
             mean.push(average as f32);
-            deviation.push(if variance.sqrt() > 1e-6 { variance.sqrt() as f32 } else { 1.0 });
+            deviation.push(if variance.sqrt() > 1e-6 {
+                variance.sqrt() as f32
+            } else {
+                1.0
+            });
             let mut own: Vec<f32> = match logs.is_empty() {
                 true => Vec::new(),
                 false => quantiles.iter().map(|&q| quantile(&logs, q)).collect(),
@@ -236,7 +255,11 @@ impl Embedding {
             for bin in 0..=bins {
                 let real = bin < bins && own[bin + 1].is_finite();
                 edges.push(own[bin]);
-                inverse.push(if real { 1.0 / (own[bin + 1] - own[bin]) } else { 0.0 });
+                inverse.push(if real {
+                    1.0 / (own[bin + 1] - own[bin])
+                } else {
+                    0.0
+                });
                 base.extend_from_slice(&sum);
                 if real {
                     let row = &weight[(i * bins + bin) * size..][..size];
@@ -248,7 +271,17 @@ impl Embedding {
             }
         }
         let (inputs, width) = (inputs.to_vec(), front.inputs.len());
-        Ok(Self { inputs, width, size, bins, edges, inverse, base, slope, bias: bias.to_vec() })
+        Ok(Self {
+            inputs,
+            width,
+            size,
+            bins,
+            edges,
+            inverse,
+            base,
+            slope,
+            bias: bias.to_vec(),
+        })
     }
 
     /// Numbers in an embedded row.
@@ -273,8 +306,10 @@ impl Embedding {
                     cell.copy_from_slice(&self.bias[i * size..][..size]);
                 } else {
                     let edges = &self.edges[i * (self.bins + 1)..][..self.bins + 1];
-                    let bin =
-                        edges[1..].iter().map(|&edge| usize::from(edge <= log)).sum::<usize>();
+                    let bin = edges[1..]
+                        .iter()
+                        .map(|&edge| usize::from(edge <= log))
+                        .sum::<usize>();
                     let at = i * (self.bins + 1) + bin;
                     let part = match self.inverse[at] {
                         0.0 => 0.0,
@@ -310,7 +345,10 @@ mod tests {
             from_label: false,
         };
         let fields = vec![field("a"), field("b"), field("constant")];
-        let schema = FeatureSchema { fields, hash: "x".into() };
+        let schema = FeatureSchema {
+            fields,
+            hash: "x".into(),
+        };
         Architecture::new(&ModelOptions::default(), &schema, &["card".to_string()]).unwrap()
     }
 
@@ -320,13 +358,18 @@ mod tests {
         let rows: Vec<[f32; 3]> = (0..500)
             .map(|i| {
                 let x = i as f32;
-                [x * x - 1000.0, if i % 3 == 0 { f32::NAN } else { (i % 2) as f32 }, 7.0]
+                [
+                    x * x - 1000.0,
+                    if i % 3 == 0 { f32::NAN } else { (i % 2) as f32 },
+                    7.0,
+                ]
             })
             .collect();
         let front = Front::fit(&shape, rows.iter().map(|r| r.as_slice()));
         let (n, bins, size) = (3, shape.bins(), 4);
-        let weight: Vec<f32> =
-            (0..n * bins * size).map(|i| ((i * 37 % 19) as f32 - 9.0) * 0.1).collect();
+        let weight: Vec<f32> = (0..n * bins * size)
+            .map(|i| ((i * 37 % 19) as f32 - 9.0) * 0.1)
+            .collect();
         let bias: Vec<f32> = (0..n * size).map(|i| (i as f32 - 5.0) * 0.1).collect();
         let mut weights = Weights::default();
         weights.insert("e.weight", &[n, bins, size], weight.clone());

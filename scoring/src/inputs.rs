@@ -96,8 +96,9 @@ mod tests {
 
     #[test]
     fn numbers_become_rows_and_null_becomes_nan() {
-        let amount =
-            Decimal128Array::from(vec![Some(1250), None]).with_precision_and_scale(12, 2).unwrap();
+        let amount = Decimal128Array::from(vec![Some(1250), None])
+            .with_precision_and_scale(12, 2)
+            .unwrap();
         let batch = RecordBatch::try_from_iter([
             ("amount", Arc::new(amount) as ArrayRef),
             ("count", Arc::new(Int64Array::from(vec![3, 4]))),

@@ -13,7 +13,11 @@ pub(crate) mod dense;
 /// What fixes the rounding of a score: the version of these kernels, and the platform whose
 /// mathematical library the numeric front calls. The width of the machine's vectors is not in it.
 pub fn numerics() -> String {
-    format!("kernels-1/{}-{}", std::env::consts::ARCH, std::env::consts::OS)
+    format!(
+        "kernels-1/{}-{}",
+        std::env::consts::ARCH,
+        std::env::consts::OS
+    )
 }
 
 /// Compiles `$body` for each set of target features and defines `$name` to choose at run time.

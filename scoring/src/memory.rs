@@ -86,7 +86,11 @@ impl Memory {
         [0, carry].contains(&self.carry.len())
             && n <= events
             && self.ring.len() == n * entry
-            && if n < events { self.next as usize == n } else { (self.next as usize) < events }
+            && if n < events {
+                self.next as usize == n
+            } else {
+                (self.next as usize) < events
+            }
     }
 }
 
@@ -175,7 +179,10 @@ impl PendingEvents {
 
     /// Gives an event to `read` and forgets it; `None` where there is no such event.
     pub(crate) fn take<T>(&mut self, sequence: u64, read: impl FnOnce(&Pending) -> T) -> Option<T> {
-        let at = self.queue.binary_search_by_key(&sequence, |&(sequence, _)| sequence).ok()?;
+        let at = self
+            .queue
+            .binary_search_by_key(&sequence, |&(sequence, _)| sequence)
+            .ok()?;
         let place = self.queue[at].1;
         let event = self.events.get(place as usize);
         if event.place != sequence + 1 {
@@ -222,7 +229,12 @@ impl PendingEvents {
             }
         }
         queue.sort_unstable();
-        Self { events, queue: queue.into(), free, newest_us }
+        Self {
+            events,
+            queue: queue.into(),
+            free,
+            newest_us,
+        }
     }
 }
 
@@ -239,7 +251,10 @@ mod tests {
         }
         let times: Vec<i64> = memory.newest_first().map(|at| memory.times[at]).collect();
         assert_eq!(times, [4, 3, 2]);
-        let keys: Vec<f32> = memory.newest_first().map(|at| memory.ring[2 * at]).collect();
+        let keys: Vec<f32> = memory
+            .newest_first()
+            .map(|at| memory.ring[2 * at])
+            .collect();
         assert_eq!(keys, [4.0, 3.0, 2.0]);
         let mut bytes = Vec::new();
         memory.write(&mut bytes);
@@ -255,8 +270,15 @@ mod tests {
             pending.insert(sequence, time, sequence as f32, [7].into_iter(), &[1.0]);
         }
         assert_eq!(pending.take(0, |e| e.time_us), None, "beyond the horizon");
-        assert_eq!(pending.take(2, |e| (e.first_stage, e.slots[0])), None, "30 us ago");
-        assert_eq!(pending.take(4, |e| (e.first_stage, e.slots[0])), Some((4.0, 7)));
+        assert_eq!(
+            pending.take(2, |e| (e.first_stage, e.slots[0])),
+            None,
+            "30 us ago"
+        );
+        assert_eq!(
+            pending.take(4, |e| (e.first_stage, e.slots[0])),
+            Some((4.0, 7))
+        );
         assert_eq!(pending.take(4, |e| e.time_us), None, "its label came");
         let mut again = PendingEvents::restore(pending.events.clone(), pending.newest_us);
         assert_eq!(again.take(5, |e| e.time_us), Some(50));

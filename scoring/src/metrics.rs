@@ -65,13 +65,20 @@ pub fn card_precision(rows: &[KeyedScore], alerts: usize) -> f64 {
             .chunk_by(|a, b| a.key == b.key)
             .filter(|events| !found.contains(&events[0].key))
             .map(|events| {
-                let best = events.iter().map(|e| e.score).fold(f64::NEG_INFINITY, f64::max);
+                let best = events
+                    .iter()
+                    .map(|e| e.score)
+                    .fold(f64::NEG_INFINITY, f64::max);
                 (best, events[0].key, events.iter().any(|e| e.positive))
             })
             .collect();
         keys.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        let hits: Vec<u32> =
-            keys.iter().take(alerts).filter(|key| key.2).map(|key| key.1).collect();
+        let hits: Vec<u32> = keys
+            .iter()
+            .take(alerts)
+            .filter(|key| key.2)
+            .map(|key| key.1)
+            .collect();
         sum += hits.len() as f64 / alerts as f64;
         days += 1;
         found.extend(hits);
@@ -106,7 +113,12 @@ mod tests {
 
     #[test]
     fn a_found_card_leaves_later_days() {
-        let row = |day, key, score, positive| KeyedScore { day, key, score, positive };
+        let row = |day, key, score, positive| KeyedScore {
+            day,
+            key,
+            score,
+            positive,
+        };
         let rows = [
             row(1, 10, 0.2, false),
             row(1, 10, 0.9, true),

@@ -145,9 +145,17 @@ impl ModelOptions {
             ("head_size", self.head_size, 256),
             ("hidden", self.hidden[0], 65_536),
             ("hidden", self.hidden[1], 65_536),
-            ("training.endpoint_steps", self.training.endpoint_steps, 1024),
+            (
+                "training.endpoint_steps",
+                self.training.endpoint_steps,
+                1024,
+            ),
             ("training.own_steps", self.training.own_steps, 1024),
-            ("training.refresh_epochs", self.training.refresh_epochs, 1_000_000),
+            (
+                "training.refresh_epochs",
+                self.training.refresh_epochs,
+                1_000_000,
+            ),
         ];
         for (name, size, max) in sizes {
             if size == 0 || size > max {
@@ -171,7 +179,10 @@ impl ModelOptions {
                 });
             }
         }
-        if training.negatives.is_some_and(|share| !(share > 0.0 && share <= 1.0)) {
+        if training
+            .negatives
+            .is_some_and(|share| !(share > 0.0 && share <= 1.0))
+        {
             return Err(ScoringError::Option {
                 name: "training.negatives".to_string(),
                 wanted: "above 0 and at most 1".to_string(),
@@ -210,7 +221,9 @@ impl ModelOptions {
     /// Columns of `schema` that the model sees, ascending.
     pub fn inputs(&self, schema: &FeatureSchema) -> Vec<usize> {
         let seen = |name: &str| !self.exclude.iter().any(|glob| matches_glob(glob, name));
-        (0..schema.fields.len()).filter(|&i| seen(&schema.fields[i].name)).collect()
+        (0..schema.fields.len())
+            .filter(|&i| seen(&schema.fields[i].name))
+            .collect()
     }
 
     /// Those of `inputs` by which an event is remembered, as indices into `inputs`.
@@ -260,7 +273,10 @@ mod tests {
     #[test]
     fn nonsense_is_refused() {
         assert!(ModelOptions::default().check().is_ok());
-        let none = ModelOptions { heads: 0, ..ModelOptions::default() };
+        let none = ModelOptions {
+            heads: 0,
+            ..ModelOptions::default()
+        };
         assert!(matches!(none.check(), Err(ScoringError::Option { name, .. }) if name == "heads"));
         let mut all = ModelOptions::default();
         all.training.dropout = 1.0;

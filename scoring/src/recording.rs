@@ -62,8 +62,15 @@ impl Recording {
     pub fn new(schema: &FeatureSchema, relation: &Relation) -> Self {
         Self {
             schema: schema.clone(),
-            entities: relation.entities.iter().map(|entity| entity.name.clone()).collect(),
-            horizon_us: relation.labels.as_ref().map_or(0, |labels| labels.horizon_us),
+            entities: relation
+                .entities
+                .iter()
+                .map(|entity| entity.name.clone())
+                .collect(),
+            horizon_us: relation
+                .labels
+                .as_ref()
+                .map_or(0, |labels| labels.horizon_us),
             features: Vec::new(),
             slots: vec![Vec::new(); relation.entities.len()],
             times: Vec::new(),
@@ -80,7 +87,9 @@ impl Recording {
             message: message.to_string(),
         };
         if batch.features.num_columns() != self.schema.fields.len() {
-            return Err(fault("its features have another number of columns than the schema"));
+            return Err(fault(
+                "its features have another number of columns than the schema",
+            ));
         }
         if batch.slots.len() != self.entities.len() {
             return Err(fault("it has slots for another number of entities"));
@@ -115,13 +124,18 @@ impl Recording {
 
     /// Appends one event: its features (NaN is NULL), its slot of each entity, and its event time.
     pub fn push_event(&mut self, features: &[f32], slots: &[u32], time_us: i64) {
-        assert_eq!(features.len(), self.schema.fields.len(), "a cell for each feature");
+        assert_eq!(
+            features.len(),
+            self.schema.fields.len(),
+            "a cell for each feature"
+        );
         self.features.extend_from_slice(features);
         for (all, &slot) in self.slots.iter_mut().zip(slots) {
             all.push(slot);
         }
         self.times.push(time_us);
-        self.sequences.push(self.sequences.last().map_or(0, |last| last + 1));
+        self.sequences
+            .push(self.sequences.last().map_or(0, |last| last + 1));
     }
 
     /// Appends the label of event `of`, which becomes known at `time_us`.
@@ -197,13 +211,18 @@ impl Recording {
 
     /// Number of events before the first that is at `to_us` or later.
     pub(crate) fn prefix(&self, to_us: i64) -> usize {
-        self.times.iter().position(|&time| time >= to_us).unwrap_or(self.len())
+        self.times
+            .iter()
+            .position(|&time| time >= to_us)
+            .unwrap_or(self.len())
     }
 
     /// The events `[from, to)` with the labels that come before each of them.
     pub(crate) fn steps(&self, from: usize, to: usize) -> Steps<'_> {
         let columns = self.schema.fields.len();
-        let first = self.labels.partition_point(|label| (label.at as usize) < from);
+        let first = self
+            .labels
+            .partition_point(|label| (label.at as usize) < from);
         let labels = self.labels[first..]
             .iter()
             .take_while(|label| (label.at as usize) < to)

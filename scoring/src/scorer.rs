@@ -61,7 +61,10 @@ impl Scorer {
         threads: usize,
     ) -> Result<Self, ScoringError> {
         let entities: Vec<&str> = relation.entities.iter().map(|e| e.name.as_str()).collect();
-        let horizon_us = relation.labels.as_ref().map_or(0, |labels| labels.horizon_us);
+        let horizon_us = relation
+            .labels
+            .as_ref()
+            .map_or(0, |labels| labels.horizon_us);
         let empty = arrow::array::RecordBatch::new_empty(Arc::new(arrow::datatypes::Schema::new(
             schema
                 .fields
@@ -80,7 +83,13 @@ impl Scorer {
         threads: usize,
     ) -> Result<Self, ScoringError> {
         let entities: Vec<&str> = recording.entities().iter().map(String::as_str).collect();
-        Self::with(model, recording.schema(), &entities, recording.horizon_us(), threads)
+        Self::with(
+            model,
+            recording.schema(),
+            &entities,
+            recording.horizon_us(),
+            threads,
+        )
     }
 
     fn with(
@@ -138,20 +147,38 @@ impl Scorer {
             message: message.to_string(),
         };
         if batch.features.num_columns() != self.model.columns() {
-            return Err(fault("its features have another number of columns than the model's"));
+            return Err(fault(
+                "its features have another number of columns than the model's",
+            ));
         }
         if batch.slots.len() != self.model.shape.entities.len() {
-            return Err(fault("it has slots for another number of entities than the model"));
+            return Err(fault(
+                "it has slots for another number of entities than the model",
+            ));
         }
         let features = feature_matrix(&batch.features)?;
         let all_times = batch.events.event_times_us();
         let first = batch.events.sequence.0;
-        let times: Vec<i64> = batch.scored.iter().map(|&row| all_times[row as usize]).collect();
-        let sequences: Vec<u64> = batch.scored.iter().map(|&row| first + u64::from(row)).collect();
+        let times: Vec<i64> = batch
+            .scored
+            .iter()
+            .map(|&row| all_times[row as usize])
+            .collect();
+        let sequences: Vec<u64> = batch
+            .scored
+            .iter()
+            .map(|&row| first + u64::from(row))
+            .collect();
         let slots: Vec<Vec<u32>> = batch
             .slots
             .iter()
-            .map(|slots| batch.scored.iter().map(|&row| slots[row as usize]).collect())
+            .map(|slots| {
+                batch
+                    .scored
+                    .iter()
+                    .map(|&row| slots[row as usize])
+                    .collect()
+            })
             .collect();
         let labels = batch
             .labels
@@ -164,14 +191,28 @@ impl Scorer {
             })
             .collect();
         let slots = slots.iter().map(Vec::as_slice).collect();
-        let steps =
-            Steps { features: &features, times: &times, sequences: &sequences, slots, labels };
+        let steps = Steps {
+            features: &features,
+            times: &times,
+            sequences: &sequences,
+            slots,
+            labels,
+        };
         let (rows, context) = self.fold(&steps);
-        let scores = self
-            .in_parts(&rows, &context, |model, rows, context| model.scores(rows, context, rung));
+        let scores = self.in_parts(&rows, &context, |model, rows, context| {
+            model.scores(rows, context, rung)
+        });
         Ok(Scored {
-            batch: ScoreBatch { output: self.model.output(), rung, scores },
-            inputs: ModelInputs { rows: times.len(), features, context },
+            batch: ScoreBatch {
+                output: self.model.output(),
+                rung,
+                scores,
+            },
+            inputs: ModelInputs {
+                rows: times.len(),
+                features,
+                context,
+            },
         })
     }
 
@@ -190,7 +231,9 @@ impl Scorer {
             let outputs: Vec<Vec<f32>> = rungs
                 .iter()
                 .map(|&rung| {
-                    self.in_parts(&rows, &context, |m, rows, context| m.raw(rows, context, rung))
+                    self.in_parts(&rows, &context, |m, rows, context| {
+                        m.raw(rows, context, rung)
+                    })
                 })
                 .collect();
             let mut cells = vec![0.0; rungs.len()];
@@ -233,7 +276,10 @@ impl Scorer {
             let memory = Paged::<Memory>::restore(restored.section(&format!("memory.{m}"))?)?;
             let carry = self.model.cells.get(m).map_or(0, Cell::carry_size);
             let entry = 2 * shape.options.key_size();
-            if !memory.iter().all(|state| state.fits(carry, layout.events(), entry)) {
+            if !memory
+                .iter()
+                .all(|state| state.fits(carry, layout.events(), entry))
+            {
                 return Err(damaged("memory").into());
             }
             memories.push(memory);

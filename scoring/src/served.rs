@@ -110,7 +110,10 @@ fn schema_of(manifest: &Manifest) -> FeatureSchema {
             from_label: input.from_label,
         })
         .collect();
-    FeatureSchema { fields, hash: manifest.features.as_str().into() }
+    FeatureSchema {
+        fields,
+        hash: manifest.features.as_str().into(),
+    }
 }
 
 impl ServedModel {
@@ -122,9 +125,15 @@ impl ServedModel {
     /// does not fit the manifest's sizes.
     pub fn load(dir: &Path) -> Result<Self, ScoringError> {
         let at = |file: &str| dir.join(file).display().to_string();
-        let failed = |file: &str, message: String| ScoringError::Folder { path: at(file), message };
+        let failed = |file: &str, message: String| ScoringError::Folder {
+            path: at(file),
+            message,
+        };
         let text = fs::read_to_string(dir.join(MANIFEST_FILE)).map_err(|e| {
-            failed(MANIFEST_FILE, format!("{e}; `sanderling train` makes a model folder"))
+            failed(
+                MANIFEST_FILE,
+                format!("{e}; `sanderling train` makes a model folder"),
+            )
         })?;
         let manifest: Manifest =
             serde_json::from_str(&text).map_err(|e| failed(MANIFEST_FILE, e.to_string()))?;
@@ -133,7 +142,11 @@ impl ServedModel {
         let found = sha256(&bytes);
         if found != manifest.weights_sha256 {
             let (path, expected) = (at(WEIGHTS_FILE), manifest.weights_sha256);
-            return Err(ScoringError::WeightsHash { path, expected, found });
+            return Err(ScoringError::WeightsHash {
+                path,
+                expected,
+                found,
+            });
         }
         let weights =
             Weights::from_bytes(&bytes).map_err(|message| failed(WEIGHTS_FILE, message))?;
@@ -289,7 +302,13 @@ impl ServedModel {
     pub(crate) fn tokens(&self, rows: StandardisedRows<'_>) -> Vec<f32> {
         let inputs = self.shape.inputs.len();
         let mut out = vec![0.0; rows.z.len() / inputs * self.shape.token];
-        self.token.forward(Rows { values: rows.z, stride: inputs }, &mut out);
+        self.token.forward(
+            Rows {
+                values: rows.z,
+                stride: inputs,
+            },
+            &mut out,
+        );
         out
     }
 
@@ -297,7 +316,13 @@ impl ServedModel {
     pub(crate) fn keys(&self, m: usize, inputs: &[f32], out: &mut [f32]) {
         if let Body::Head(head) = &self.body {
             let stride = self.shape.key_input_size();
-            head.attention[m].event.forward(Rows { values: inputs, stride }, out);
+            head.attention[m].event.forward(
+                Rows {
+                    values: inputs,
+                    stride,
+                },
+                out,
+            );
         }
     }
 
@@ -314,19 +339,36 @@ impl ServedModel {
             (Body::Forecast(expected), _) => {
                 let mut forecast = vec![0.0; n * inputs];
                 let stride = self.shape.context_size();
-                expected.forward(Rows { values: context, stride }, &mut forecast);
+                expected.forward(
+                    Rows {
+                        values: context,
+                        stride,
+                    },
+                    &mut forecast,
+                );
                 let forecasts = forecast.chunks_exact(inputs).enumerate();
-                return forecasts.map(|(r, forecast)| distance(rows, r, forecast)).collect();
+                return forecasts
+                    .map(|(r, forecast)| distance(rows, r, forecast))
+                    .collect();
             }
             (Body::Head(head), Rung::Linear) => {
                 let mut x = Vec::with_capacity(2 * rows.z.len());
-                let parts = rows.z.chunks_exact(inputs).zip(rows.missing.chunks_exact(inputs));
+                let parts = rows
+                    .z
+                    .chunks_exact(inputs)
+                    .zip(rows.missing.chunks_exact(inputs));
                 for (z, missing) in parts {
                     x.extend_from_slice(z);
                     x.extend_from_slice(missing);
                 }
                 let mut out = vec![0.0; n];
-                head.linear.forward(Rows { values: &x, stride: 2 * inputs }, &mut out);
+                head.linear.forward(
+                    Rows {
+                        values: &x,
+                        stride: 2 * inputs,
+                    },
+                    &mut out,
+                );
                 return out;
             }
             (Body::Head(head), Rung::Full | Rung::NoGraph) => head,
@@ -350,8 +392,10 @@ impl ServedModel {
         let size = self.shape.options.key_size();
         let mut x = vec![0.0; CHUNK_ROWS * width];
         let mut query = vec![0.0; CHUNK_ROWS * size];
-        let mut hidden =
-            layers.dense.each_ref().map(|dense| vec![0.0; CHUNK_ROWS * dense.outputs()]);
+        let mut hidden = layers
+            .dense
+            .each_ref()
+            .map(|dense| vec![0.0; CHUNK_ROWS * dense.outputs()]);
         let context_size = self.shape.context_size();
         let total = context.len() / context_size;
         let mut out = Vec::with_capacity(total);
@@ -359,13 +403,23 @@ impl ServedModel {
             let n = CHUNK_ROWS.min(total - from);
             let context = &context[from * context_size..(from + n) * context_size];
             let x = &mut x[..n * width];
-            head.embedding.fill(rows.slice(from, n, self.shape.inputs.len()), x, width);
+            head.embedding
+                .fill(rows.slice(from, n, self.shape.inputs.len()), x, width);
             let mut at = embedded;
-            for (attention, layout) in
-                head.attention.iter().zip(&self.shape.memories).take(layers.memories)
+            for (attention, layout) in head
+                .attention
+                .iter()
+                .zip(&self.shape.memories)
+                .take(layers.memories)
             {
                 let query = &mut query[..n * size];
-                attention.query.forward(Rows { values: x, stride: width }, query);
+                attention.query.forward(
+                    Rows {
+                        values: x,
+                        stride: width,
+                    },
+                    query,
+                );
                 let reads = x.chunks_exact_mut(width).zip(query.chunks_exact(size));
                 for ((x, query), context) in reads.zip(context.chunks_exact(context_size)) {
                     read_out(attention, layout, query, context, &mut x[at..]);
@@ -377,13 +431,27 @@ impl ServedModel {
                 &mut first[..n * layers.dense[0].outputs()],
                 &mut second[..n * layers.dense[1].outputs()],
             );
-            layers.dense[0].forward(Rows { values: x, stride: width }, first);
+            layers.dense[0].forward(
+                Rows {
+                    values: x,
+                    stride: width,
+                },
+                first,
+            );
             activation::gelu(first);
-            layers.dense[1]
-                .forward(Rows { values: first, stride: layers.dense[0].outputs() }, second);
+            layers.dense[1].forward(
+                Rows {
+                    values: first,
+                    stride: layers.dense[0].outputs(),
+                },
+                second,
+            );
             activation::gelu(second);
             layers.dense[2].forward(
-                Rows { values: second, stride: layers.dense[1].outputs() },
+                Rows {
+                    values: second,
+                    stride: layers.dense[1].outputs(),
+                },
                 &mut last[..n],
             );
             out.extend_from_slice(&last[..n]);
@@ -399,7 +467,10 @@ impl ServedModel {
         rung: Rung,
     ) -> Vec<f64> {
         let calibration = self.calibration(rung);
-        self.raw(rows, context, rung).into_iter().map(|raw| calibration.apply(raw)).collect()
+        self.raw(rows, context, rung)
+            .into_iter()
+            .map(|raw| calibration.apply(raw))
+            .collect()
     }
 }
 
@@ -428,7 +499,11 @@ fn distance(rows: StandardisedRows<'_>, row: usize, forecast: &[f32]) -> f32 {
             present += 1.0;
         }
     }
-    if present == 0.0 { 0.0 } else { (sum / present).sqrt() }
+    if present == 0.0 {
+        0.0
+    } else {
+        (sum / present).sqrt()
+    }
 }
 
 impl Model for ServedModel {

@@ -118,8 +118,13 @@ pub(crate) fn train_and_fold(
 ) -> Result<Trained, ScoringError> {
     let shape = Architecture::new(options, recording.schema(), recording.entities())?;
     let (mut gradient, label) = gradient_rows(recording, options.output, plan)?;
-    let front =
-        Front::fit(&shape, gradient.rows.iter().map(|&row| recording.features(row as usize)));
+    let front = Front::fit(
+        &shape,
+        gradient
+            .rows
+            .iter()
+            .map(|&row| recording.features(row as usize)),
+    );
     let known = recording.prefix(plan.known_by_us);
     let mut history = History::new(recording, shape.memories.len());
     for known in &mut history.labels {
@@ -136,20 +141,35 @@ pub(crate) fn train_and_fold(
     params.store(&mut weights)?;
     front.store(&mut weights);
     weights.insert("label", &[2], label.to_vec());
-    let raw_scale = Calibration { slope: 1.0, intercept: 0.0 };
-    let draft = Draft { recording, shape: &shape, plan, gradient: &gradient };
+    let raw_scale = Calibration {
+        slope: 1.0,
+        intercept: 0.0,
+    };
+    let draft = Draft {
+        recording,
+        shape: &shape,
+        plan,
+        gradient: &gradient,
+    };
     let uncalibrated = RungCalibrations {
         full: raw_scale,
         no_graph: raw_scale,
         linear: raw_scale,
         rules: raw_scale,
     };
-    let metrics = TrainingMetrics { loss, ..TrainingMetrics::default() };
+    let metrics = TrainingMetrics {
+        loss,
+        ..TrainingMetrics::default()
+    };
     let model = Arc::new(draft.finish(&mut weights, uncalibrated, metrics)?);
     let mut scorer = Scorer::of_recording(model, recording, 1)?;
     let (calibrations, metrics, folded) = draft.calibrate(&mut scorer, known, label, loss)?;
     let model = Arc::new(draft.finish(&mut weights, calibrations, metrics)?);
-    Ok(Trained { model, scorer, folded })
+    Ok(Trained {
+        model,
+        scorer,
+        folded,
+    })
 }
 
 /// The rows of the plan, and mean and deviation of their labels (0 and 1 for classes).
@@ -161,8 +181,10 @@ fn gradient_rows(
     let times = recording.times_us();
     let inside = |event: usize| times[event] >= plan.from_us && times[event] < plan.to_us;
     if output == Output::Forecast {
-        let rows: Vec<u32> =
-            (0..recording.len()).filter(|&e| inside(e)).map(|e| e as u32).collect();
+        let rows: Vec<u32> = (0..recording.len())
+            .filter(|&e| inside(e))
+            .map(|e| e as u32)
+            .collect();
         if rows.len() < 2 {
             return Err(ScoringError::TooFewRows(format!(
                 "{} events in the training range",
@@ -197,9 +219,20 @@ fn gradient_rows(
     }
     let n = targets.len() as f64;
     let mean = targets.iter().map(|&y| f64::from(y)).sum::<f64>() / n;
-    let variance = targets.iter().map(|&y| (f64::from(y) - mean).powi(2)).sum::<f64>() / n;
-    let deviation = if variance > 1e-12 { variance.sqrt() } else { 1.0 };
-    Ok((GradientRows { rows, targets }, [mean as f32, deviation as f32]))
+    let variance = targets
+        .iter()
+        .map(|&y| (f64::from(y) - mean).powi(2))
+        .sum::<f64>()
+        / n;
+    let deviation = if variance > 1e-12 {
+        variance.sqrt()
+    } else {
+        1.0
+    };
+    Ok((
+        GradientRows { rows, targets },
+        [mean as f32, deviation as f32],
+    ))
 }
 
 /// What a model is written down from.
@@ -222,35 +255,63 @@ impl Draft<'_> {
     ) -> Result<(RungCalibrations, TrainingMetrics, usize), ScoringError> {
         let output = self.shape.options.output;
         let rungs = [Rung::Full, Rung::NoGraph, Rung::Linear];
-        let (first, last) =
-            (self.gradient.rows[0], self.gradient.rows[self.gradient.rows.len() - 1]);
+        let (first, last) = (
+            self.gradient.rows[0],
+            self.gradient.rows[self.gradient.rows.len() - 1],
+        );
         let mut raw: Vec<Vec<f32>> = vec![Vec::with_capacity(self.gradient.rows.len()); 3];
         let mut next = self.gradient.rows.iter().peekable();
         scorer.fold_recording(self.recording, (0, first as usize), &[], |_, _| {});
         let end = last as usize + 1;
-        scorer.fold_recording(self.recording, (first as usize, end), &rungs, |event, cells| {
-            if next.next_if(|&&row| row as usize == event).is_some() {
-                raw.iter_mut().zip(cells).for_each(|(raw, &cell)| raw.push(cell));
-            }
-        });
+        scorer.fold_recording(
+            self.recording,
+            (first as usize, end),
+            &rungs,
+            |event, cells| {
+                if next.next_if(|&&row| row as usize == event).is_some() {
+                    raw.iter_mut()
+                        .zip(cells)
+                        .for_each(|(raw, &cell)| raw.push(cell));
+                }
+            },
+        );
         let folded = known.max(end);
         scorer.fold_recording(self.recording, (end, folded), &[], |_, _| {});
-        let mut metrics = TrainingMetrics { loss, ..TrainingMetrics::default() };
-        let constant = |intercept: f64| Calibration { slope: 1.0, intercept };
+        let mut metrics = TrainingMetrics {
+            loss,
+            ..TrainingMetrics::default()
+        };
+        let constant = |intercept: f64| Calibration {
+            slope: 1.0,
+            intercept,
+        };
         if output == Output::Forecast {
             let mean = raw[0].iter().map(|&x| f64::from(x)).sum::<f64>() / raw[0].len() as f64;
             let (full, rules) = (constant(0.0), constant(mean));
             return Ok((
-                RungCalibrations { full, no_graph: full, linear: full, rules },
+                RungCalibrations {
+                    full,
+                    no_graph: full,
+                    linear: full,
+                    rules,
+                },
                 metrics,
                 folded,
             ));
         }
         if output == Output::Value {
-            let full = Calibration { slope: f64::from(label[1]), intercept: f64::from(label[0]) };
+            let full = Calibration {
+                slope: f64::from(label[1]),
+                intercept: f64::from(label[0]),
+            };
             let rules = constant(full.intercept);
             return Ok((
-                RungCalibrations { full, no_graph: full, linear: full, rules },
+                RungCalibrations {
+                    full,
+                    no_graph: full,
+                    linear: full,
+                    rules,
+                },
                 metrics,
                 folded,
             ));
@@ -285,7 +346,12 @@ impl Draft<'_> {
         calibrations: RungCalibrations,
         metrics: TrainingMetrics,
     ) -> Result<ServedModel, ScoringError> {
-        let RungCalibrations { full, no_graph, linear, rules } = calibrations;
+        let RungCalibrations {
+            full,
+            no_graph,
+            linear,
+            rules,
+        } = calibrations;
         let affine: Vec<f32> = [full, no_graph, linear, rules]
             .iter()
             .flat_map(|c| [c.slope as f32, c.intercept as f32])
@@ -306,18 +372,34 @@ impl Draft<'_> {
             message: e.to_string(),
         })?;
         let schema = self.recording.schema();
-        let inputs = schema.fields.iter().enumerate().map(|(i, field)| ManifestInput {
-            name: field.name.clone(),
-            data_type: field.data_type.to_string(),
-            entity: field.entity,
-            from_label: field.from_label,
-            used: self.shape.inputs.contains(&i),
-        });
-        let groups = self.shape.groups(schema).into_iter().map(|group| ManifestGroup {
-            name: group.name,
-            features: group.features.iter().map(|&i| schema.fields[i].name.clone()).collect(),
-            context: group.context.iter().map(|range| [range.start, range.end]).collect(),
-        });
+        let inputs = schema
+            .fields
+            .iter()
+            .enumerate()
+            .map(|(i, field)| ManifestInput {
+                name: field.name.clone(),
+                data_type: field.data_type.to_string(),
+                entity: field.entity,
+                from_label: field.from_label,
+                used: self.shape.inputs.contains(&i),
+            });
+        let groups = self
+            .shape
+            .groups(schema)
+            .into_iter()
+            .map(|group| ManifestGroup {
+                name: group.name,
+                features: group
+                    .features
+                    .iter()
+                    .map(|&i| schema.fields[i].name.clone())
+                    .collect(),
+                context: group
+                    .context
+                    .iter()
+                    .map(|range| [range.start, range.end])
+                    .collect(),
+            });
         let medians = weights.get("front.medians", &[schema.fields.len()])?;
         let positives = match self.shape.options.output {
             Output::LogOdds => self.gradient.targets.iter().filter(|&&y| y > 0.5).count(),
@@ -331,7 +413,10 @@ impl Draft<'_> {
             entities: self.shape.entities.clone(),
             calibration,
             groups: groups.collect(),
-            baseline: medians.iter().map(|&m| (!m.is_nan()).then_some(m)).collect(),
+            baseline: medians
+                .iter()
+                .map(|&m| (!m.is_nan()).then_some(m))
+                .collect(),
             training: TrainingRange {
                 from_us: self.plan.from_us,
                 to_us: self.plan.to_us,

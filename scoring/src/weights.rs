@@ -13,7 +13,11 @@ pub(crate) struct Weights(BTreeMap<String, (Vec<usize>, Vec<f32>)>);
 
 impl Weights {
     pub(crate) fn insert(&mut self, name: impl Into<String>, shape: &[usize], values: Vec<f32>) {
-        assert_eq!(shape.iter().product::<usize>(), values.len(), "values fill the shape");
+        assert_eq!(
+            shape.iter().product::<usize>(),
+            values.len(),
+            "values fill the shape"
+        );
         self.0.insert(name.into(), (shape.to_vec(), values));
     }
 
@@ -46,7 +50,10 @@ impl Weights {
             .iter()
             .zip(&bytes)
             .map(|((name, (shape, _)), bytes)| {
-                Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes)?))
+                Ok((
+                    name.as_str(),
+                    TensorView::new(Dtype::F32, shape.clone(), bytes)?,
+                ))
             })
             .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
         safetensors::serialize(views, None)
@@ -89,7 +96,13 @@ mod tests {
         assert_eq!(bytes, weights.to_bytes().unwrap());
         assert_eq!(Weights::from_bytes(&bytes).unwrap(), weights);
         assert!(Weights::from_bytes(&bytes[..bytes.len() - 3]).is_err());
-        assert!(matches!(weights.get("a", &[2]), Err(ScoringError::Tensor { .. })));
-        assert!(matches!(weights.get("c", &[2]), Err(ScoringError::Tensor { .. })));
+        assert!(matches!(
+            weights.get("a", &[2]),
+            Err(ScoringError::Tensor { .. })
+        ));
+        assert!(matches!(
+            weights.get("c", &[2]),
+            Err(ScoringError::Tensor { .. })
+        ));
     }
 }

@@ -41,7 +41,11 @@ impl fmt::Display for Comparison {
                 f,
                 "{differing} of {} decisions differ, in {}; the first: {}",
                 self.compared,
-                self.columns.iter().map(|(c, n)| format!("{c} ({n})")).collect::<Vec<_>>().join(", "),
+                self.columns
+                    .iter()
+                    .map(|(c, n)| format!("{c} ({n})"))
+                    .collect::<Vec<_>>()
+                    .join(", "),
                 self.first.join(", ")
             ),
         }
@@ -60,16 +64,27 @@ pub fn compare(made: &Path, recorded: &Path) -> Result<Comparison, Failure> {
             (None, None) => return Ok(comparison),
             (Some(ours), Some(theirs)) => comparison.add(&ours, &theirs, recorded)?,
             (Some(_), None) | (None, Some(_)) => {
-                return Err(other_events(recorded, "the tables have different numbers of decisions"));
+                return Err(other_events(
+                    recorded,
+                    "the tables have different numbers of decisions",
+                ));
             }
         }
     }
 }
 
 impl Comparison {
-    fn add(&mut self, ours: &RecordBatch, theirs: &RecordBatch, recorded: &Path) -> Result<(), Failure> {
+    fn add(
+        &mut self,
+        ours: &RecordBatch,
+        theirs: &RecordBatch,
+        recorded: &Path,
+    ) -> Result<(), Failure> {
         if ours.num_rows() != theirs.num_rows() {
-            return Err(other_events(recorded, "the tables have different numbers of decisions"));
+            return Err(other_events(
+                recorded,
+                "the tables have different numbers of decisions",
+            ));
         }
         let mut differs = vec![false; ours.num_rows()];
         let ids = ours.column(0).as_string::<i32>();
@@ -78,16 +93,24 @@ impl Comparison {
                 continue;
             }
             let Some(other) = theirs.column_by_name(field.name()) else {
-                return Err(Failure::new("against", format!("it has no column {}", field.name()))
-                    .in_file(recorded)
-                    .cure("compare with decisions of the same pipeline"));
+                return Err(
+                    Failure::new("against", format!("it has no column {}", field.name()))
+                        .in_file(recorded)
+                        .cure("compare with decisions of the same pipeline"),
+                );
             };
             let same = same(column, other);
             if field.name() == "id" && same.false_count() > 0 {
-                let row = (0..same.len()).find(|&row| !same.value(row)).unwrap_or_default();
+                let row = (0..same.len())
+                    .find(|&row| !same.value(row))
+                    .unwrap_or_default();
                 return Err(other_events(
                     recorded,
-                    &format!("{} stands where {} was decided", other.as_string::<i32>().value(row), ids.value(row)),
+                    &format!(
+                        "{} stands where {} was decided",
+                        other.as_string::<i32>().value(row),
+                        ids.value(row)
+                    ),
                 ));
             }
             for row in (0..same.len()).filter(|&row| !same.value(row)) {
@@ -114,7 +137,9 @@ fn same(a: &dyn Array, b: &dyn Array) -> BooleanArray {
     match not_distinct(&a, &b) {
         Ok(same) => same,
         // Lists have no comparison kernel.
-        Err(_) => (0..a.len()).map(|row| Some(a.slice(row, 1).to_data() == b.slice(row, 1).to_data())).collect(),
+        Err(_) => (0..a.len())
+            .map(|row| Some(a.slice(row, 1).to_data() == b.slice(row, 1).to_data()))
+            .collect(),
     }
 }
 
@@ -129,12 +154,21 @@ fn open(path: &Path) -> Result<ParquetRecordBatchReader, Failure> {
         })
 }
 
-fn next(reader: &mut ParquetRecordBatchReader, path: &Path) -> Result<Option<RecordBatch>, Failure> {
-    reader.next().transpose().map_err(|e| Failure::new("against", e.to_string()).in_file(path))
+fn next(
+    reader: &mut ParquetRecordBatchReader,
+    path: &Path,
+) -> Result<Option<RecordBatch>, Failure> {
+    reader
+        .next()
+        .transpose()
+        .map_err(|e| Failure::new("against", e.to_string()).in_file(path))
 }
 
 fn other_events(recorded: &Path, message: &str) -> Failure {
-    Failure::new("against", format!("these are decisions on other events: {message}"))
-        .in_file(recorded)
-        .cure("replay the same input over the same time")
+    Failure::new(
+        "against",
+        format!("these are decisions on other events: {message}"),
+    )
+    .in_file(recorded)
+    .cure("replay the same input over the same time")
 }

@@ -69,7 +69,11 @@ impl CheckpointStore {
             .enable_all()
             .build()
             .map_err(|e| Failure::new("checkpoint", format!("no runtime for storage: {e}")))?;
-        Ok(Self { store, prefix: StorePath::from(pipeline), runtime })
+        Ok(Self {
+            store,
+            prefix: StorePath::from(pipeline),
+            runtime,
+        })
     }
 
     /// Writes a checkpoint, manifest last, then drops the oldest beyond those kept.
@@ -84,10 +88,12 @@ impl CheckpointStore {
         manifest.files.clear();
         for (name, snapshot) in [(WINDOWS.to_string(), windows), (model_file, model)] {
             let mut bytes = Vec::new();
-            snapshot.write_arrow(&mut bytes).map_err(|e| {
-                Failure::new("checkpoint", format!("cannot encode {name}: {e}"))
-            })?;
-            manifest.files.insert(name.clone(), hex::encode(Sha256::digest(&bytes)));
+            snapshot
+                .write_arrow(&mut bytes)
+                .map_err(|e| Failure::new("checkpoint", format!("cannot encode {name}: {e}")))?;
+            manifest
+                .files
+                .insert(name.clone(), hex::encode(Sha256::digest(&bytes)));
             self.put(&folder.clone().join(name), bytes)?;
         }
         let sha256 = checksum(&manifest);
@@ -130,11 +136,16 @@ impl CheckpointStore {
             if sealed.manifest.files.get(name) != Some(&hex::encode(Sha256::digest(&bytes))) {
                 return Err(format!("the checksum of {name} is wrong"));
             }
-            restored.push(Restored::read_arrow(bytes.as_slice()).map_err(|e| format!("{name}: {e}"))?);
+            restored
+                .push(Restored::read_arrow(bytes.as_slice()).map_err(|e| format!("{name}: {e}"))?);
         }
         let model = restored.pop().ok_or("no model")?;
         let windows = restored.pop().ok_or("no windows")?;
-        Ok(Checkpoint { manifest: sealed.manifest, windows, model })
+        Ok(Checkpoint {
+            manifest: sealed.manifest,
+            windows,
+            model,
+        })
     }
 
     /// Sequences that have a folder, newest first.
@@ -153,7 +164,10 @@ impl CheckpointStore {
     }
 
     fn prune(&self) -> Result<(), Failure> {
-        self.sequences()?.into_iter().skip(KEPT).try_for_each(|sequence| self.remove(sequence))
+        self.sequences()?
+            .into_iter()
+            .skip(KEPT)
+            .try_for_each(|sequence| self.remove(sequence))
     }
 
     /// Removes one checkpoint, manifest first.
@@ -190,12 +204,17 @@ impl CheckpointStore {
 }
 
 fn checksum(manifest: &CheckpointManifest) -> String {
-    hex::encode(Sha256::digest(serde_json::json!(manifest).to_string().as_bytes()))
+    hex::encode(Sha256::digest(
+        serde_json::json!(manifest).to_string().as_bytes(),
+    ))
 }
 
 fn storage(doing: &str, path: &StorePath, error: &object_store::Error) -> Failure {
-    Failure::new("checkpoint", format!("cannot {doing} the checkpoint {path}: {error}"))
-        .cure("check that the storage of `state.url` is there, writable and not full")
+    Failure::new(
+        "checkpoint",
+        format!("cannot {doing} the checkpoint {path}: {error}"),
+    )
+    .cure("check that the storage of `state.url` is there, writable and not full")
 }
 
 #[cfg(test)]
@@ -227,14 +246,30 @@ mod tests {
         let store = CheckpointStore::new(memory.clone(), "cards").unwrap();
         assert!(store.newest().unwrap().is_none());
         for sequence in [9, 10, 100] {
-            store.write(&Snapshot::default(), &Snapshot::default(), manifest(sequence)).unwrap();
+            store
+                .write(
+                    &Snapshot::default(),
+                    &Snapshot::default(),
+                    manifest(sequence),
+                )
+                .unwrap();
         }
         assert_eq!(store.sequences().unwrap(), [100, 10]);
         assert_eq!(store.newest().unwrap().unwrap().manifest.sequence, 100);
         // A damaged file, then a torn manifest: the one before is taken.
-        store.put(&StorePath::from("cards/100/windows-0.arrow"), b"garbage".to_vec()).unwrap();
+        store
+            .put(
+                &StorePath::from("cards/100/windows-0.arrow"),
+                b"garbage".to_vec(),
+            )
+            .unwrap();
         assert_eq!(store.newest().unwrap().unwrap().manifest.sequence, 10);
-        store.put(&StorePath::from("cards/10/manifest.json"), b"{\"manifest\":".to_vec()).unwrap();
+        store
+            .put(
+                &StorePath::from("cards/10/manifest.json"),
+                b"{\"manifest\":".to_vec(),
+            )
+            .unwrap();
         assert!(store.newest().unwrap().is_none());
     }
 }

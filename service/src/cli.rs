@@ -61,8 +61,12 @@ struct PipelineArgs {
 
 impl PipelineArgs {
     fn open(&self) -> Result<PipelineFolder, Failure> {
-        PipelineFolder::open(&self.pipeline, &self.sets, self.model.as_deref())
-            .map_err(|faults| faults.into_iter().next().unwrap_or_else(|| Failure::new("config", "unknown fault")))
+        PipelineFolder::open(&self.pipeline, &self.sets, self.model.as_deref()).map_err(|faults| {
+            faults
+                .into_iter()
+                .next()
+                .unwrap_or_else(|| Failure::new("config", "unknown fault"))
+        })
     }
 }
 
@@ -76,7 +80,11 @@ struct InputArgs {
 
 impl InputArgs {
     fn files(&self, folder: &PipelineFolder) -> Result<Vec<Input>, Failure> {
-        self.input.split(',').filter(|part| !part.is_empty()).map(|part| file_input(folder, part)).collect()
+        self.input
+            .split(',')
+            .filter(|part| !part.is_empty())
+            .map(|part| file_input(folder, part))
+            .collect()
     }
 }
 
@@ -86,24 +94,38 @@ fn file_input(folder: &PipelineFolder, part: &str) -> Result<Input, Failure> {
         _ => (folder.settings.score[0].as_str(), part),
     };
     if folder.settings.streams.get(stream).is_none() {
-        return Err(Failure::usage(format!("--input names the stream `{stream}`, which {} does not have", folder.name))
-            .cure("write --input PATH, or --input STREAM=PATH with one of its streams"));
+        return Err(Failure::usage(format!(
+            "--input names the stream `{stream}`, which {} does not have",
+            folder.name
+        ))
+        .cure("write --input PATH, or --input STREAM=PATH with one of its streams"));
     }
     let path = PathBuf::from(path);
     if !path.is_file() {
-        return Err(Failure::new("input", "there is no such file").in_file(&path).cure("check the path given to --input"));
+        return Err(Failure::new("input", "there is no such file")
+            .in_file(&path)
+            .cure("check the path given to --input"));
     }
-    Ok(Input { stream: stream.into(), path })
+    Ok(Input {
+        stream: stream.into(),
+        path,
+    })
 }
 
 /// A date, or RFC 3339; UTC.
 fn time(text: &str) -> Result<EventTime, String> {
     if let Ok(date) = text.parse::<chrono::NaiveDate>() {
-        return Ok(EventTime(date.and_time(chrono::NaiveTime::MIN).and_utc().timestamp_micros()));
+        return Ok(EventTime(
+            date.and_time(chrono::NaiveTime::MIN)
+                .and_utc()
+                .timestamp_micros(),
+        ));
     }
     chrono::DateTime::parse_from_rfc3339(text)
         .map(|t| EventTime(t.timestamp_micros()))
-        .map_err(|_| "write a date such as 2018-07-25, or RFC 3339 such as 2018-07-25T06:00:00Z".into())
+        .map_err(|_| {
+            "write a date such as 2018-07-25, or RFC 3339 such as 2018-07-25T06:00:00Z".into()
+        })
 }
 
 fn seconds(text: &str) -> Result<std::time::Duration, String> {
@@ -291,14 +313,17 @@ pub fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("SANDERLING_LOG").unwrap_or_else(|_| "warn".into()),
+            tracing_subscriber::EnvFilter::try_from_env("SANDERLING_LOG")
+                .unwrap_or_else(|_| "warn".into()),
         )
         .init();
     match answer(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failures) => {
             let code = failures.iter().map(Failure::exit_code).max().unwrap_or(1);
-            failures.into_iter().for_each(|failure| report(failure, cli.json));
+            failures
+                .into_iter()
+                .for_each(|failure| report(failure, cli.json));
             ExitCode::from(code)
         }
     }
@@ -330,19 +355,24 @@ fn answer(cli: &Cli) -> Result<(), Vec<Failure>> {
         }
         Command::Replay(args) => (|| {
             let folder = args.pipeline.open()?;
-            let summary = replay::replay(&folder, &replay::ReplayOptions {
-                inputs: args.input.files(&folder)?,
-                from: args.from,
-                to: args.to,
-                out: args.out.clone(),
-                resume: args.resume,
-                batch_rows: args.batch_rows as usize,
-                threads: args.threads as usize,
-            })?;
+            let summary = replay::replay(
+                &folder,
+                &replay::ReplayOptions {
+                    inputs: args.input.files(&folder)?,
+                    from: args.from,
+                    to: args.to,
+                    out: args.out.clone(),
+                    resume: args.resume,
+                    batch_rows: args.batch_rows as usize,
+                    threads: args.threads as usize,
+                },
+            )?;
             show(cli.json, &summary, || summary.to_string())?;
             match &args.against {
                 None => Ok(()),
-                Some(recorded) => hold_against(&args.out.join("decisions.parquet"), recorded, cli.json),
+                Some(recorded) => {
+                    hold_against(&args.out.join("decisions.parquet"), recorded, cli.json)
+                }
             }
         })()
         .map_err(one),
@@ -354,32 +384,38 @@ fn answer(cli: &Cli) -> Result<(), Vec<Failure>> {
         .map_err(one),
         Command::Train(args) => (|| {
             let folder = args.pipeline.open()?;
-            let trained = train::train(&folder, &train::TrainOptions {
-                inputs: args.input.files(&folder)?,
-                from: args.from,
-                to: args.to,
-                delay_days: args.delay_days,
-                out: args.out.clone(),
-                seed: args.seed,
-            })?;
+            let trained = train::train(
+                &folder,
+                &train::TrainOptions {
+                    inputs: args.input.files(&folder)?,
+                    from: args.from,
+                    to: args.to,
+                    delay_days: args.delay_days,
+                    out: args.out.clone(),
+                    seed: args.seed,
+                },
+            )?;
             show(cli.json, &trained, || trained.to_string())
         })()
         .map_err(one),
         Command::Evaluate(args) => (|| {
             let folder = args.pipeline.open()?;
-            let report = evaluate::evaluate(&folder, &evaluate::EvaluateOptions {
-                inputs: args.input.files(&folder)?,
-                start: args.start,
-                folds: args.folds,
-                step_days: args.step_days,
-                train_days: args.train_days,
-                delay_days: args.delay_days,
-                test_days: args.test_days,
-                train_from: args.train_from,
-                exclude_known: args.exclude_known,
-                seed: args.seed,
-                scores: args.scores.clone(),
-            })?;
+            let report = evaluate::evaluate(
+                &folder,
+                &evaluate::EvaluateOptions {
+                    inputs: args.input.files(&folder)?,
+                    start: args.start,
+                    folds: args.folds,
+                    step_days: args.step_days,
+                    train_days: args.train_days,
+                    delay_days: args.delay_days,
+                    test_days: args.test_days,
+                    train_from: args.train_from,
+                    exclude_known: args.exclude_known,
+                    seed: args.seed,
+                    scores: args.scores.clone(),
+                },
+            )?;
             show(cli.json, &report, || report.to_string())
         })()
         .map_err(one),
@@ -423,7 +459,11 @@ fn hold_against(made: &Path, recorded: &Path, json: bool) -> Result<(), Failure>
 }
 
 /// Prints a result: one line of JSON, or text for people.
-fn show<T: Serialize>(json: bool, result: &T, text: impl FnOnce() -> String) -> Result<(), Failure> {
+fn show<T: Serialize>(
+    json: bool,
+    result: &T,
+    text: impl FnOnce() -> String,
+) -> Result<(), Failure> {
     let line = match json {
         true => serde_json::to_string(result).map_err(|e| Failure::new("output", e.to_string()))?,
         false => text(),
@@ -437,7 +477,11 @@ fn show<T: Serialize>(json: bool, result: &T, text: impl FnOnce() -> String) -> 
 /// What clap says of a command line, up to its first blank line.
 fn misuse(e: &clap::Error) -> Failure {
     let text = e.to_string();
-    let said: Vec<&str> = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
+    let said: Vec<&str> = text
+        .lines()
+        .take_while(|line| !line.trim().is_empty())
+        .map(str::trim)
+        .collect();
     let message = said.join(" ");
     Failure::usage(message.strip_prefix("error: ").unwrap_or(&message))
         .cure("`sanderling --help` lists the commands, `sanderling COMMAND --help` their flags")

@@ -123,8 +123,8 @@ impl Drop for StopsWith<'_> {
 
 /// Runs the demo.
 pub fn demo(options: &DemoOptions) -> Result<Demo, Failure> {
-    let mut folder =
-        PipelineFolder::open(&options.pipeline, &[], None).map_err(|mut faults| faults.remove(0))?;
+    let mut folder = PipelineFolder::open(&options.pipeline, &[], None)
+        .map_err(|mut faults| faults.remove(0))?;
     let topics = Topics::of(&folder)?;
     let broker = EmbeddedBroker::start(topics.all())?;
     folder.settings.kafka.brokers = broker.brokers();
@@ -136,7 +136,9 @@ pub fn demo(options: &DemoOptions) -> Result<Demo, Failure> {
     let writer = TopicWriter::new(&folder.settings.kafka)?;
     // Labels are in no hurry, and the embedded broker looks through a topic's batches one by one.
     let mut unhurried = folder.settings.kafka.clone();
-    unhurried.properties.insert("linger.ms".into(), "100".into());
+    unhurried
+        .properties
+        .insert("linger.ms".into(), "100".into());
     let label_writer = TopicWriter::new(&unhurried)?;
     let sink = KafkaSink::new(&folder.settings.kafka, &folder.settings.output)?;
     let mut screen = Screen::new(options.quiet);
@@ -147,8 +149,12 @@ pub fn demo(options: &DemoOptions) -> Result<Demo, Failure> {
     let (tally, seconds) = thread::scope(|scope| {
         let fold = scope.spawn(move || {
             let _stops = StopsWith(run);
-            let mut drain =
-                Drain { sink, tally: Tally::default(), run, undelivered: VecDeque::new() };
+            let mut drain = Drain {
+                sink,
+                tally: Tally::default(),
+                run,
+                undelivered: VecDeque::new(),
+            };
             line::run(
                 pipeline,
                 |feeder| {
@@ -164,20 +170,32 @@ pub fn demo(options: &DemoOptions) -> Result<Demo, Failure> {
             drain.sink.flush()?;
             Ok::<_, Failure>(drain.tally)
         });
-        let payments = scope.spawn(|| stage.send_payments(options, &topics, [&writer, &label_writer], run));
+        let payments =
+            scope.spawn(|| stage.send_payments(options, &topics, [&writer, &label_writer], run));
         let watched = watch(&reader, &stage, run, &mut screen);
         run.stop.store(true, Ordering::Release);
-        let sent = payments.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let tally = fold.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let sent = payments
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let tally = fold
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         sent?;
         watched.map(|seconds| (tally, seconds))
     })?;
-    let mut summary =
-        tally.summary(true, tally.decided_total(), seconds.as_secs_f64(), Some(screen.latency()));
+    let mut summary = tally.summary(
+        true,
+        tally.decided_total(),
+        seconds.as_secs_f64(),
+        Some(screen.latency()),
+    );
     let causes = screen.into_causes();
     summary.fraud = Some(FraudSummary {
         caught: causes.values().map(|cause| cause.caught).sum(),
-        missed: causes.values().map(|cause| cause.planted - cause.caught).sum(),
+        missed: causes
+            .values()
+            .map(|cause| cause.planted - cause.caught)
+            .sum(),
     });
     Ok(Demo { summary, causes })
 }
@@ -186,7 +204,10 @@ pub fn demo(options: &DemoOptions) -> Result<Demo, Failure> {
 fn feed_history(history: &mut FileSource, feeder: &Feeder, run: &Run) -> Result<u64, Failure> {
     let mut rows = 0;
     loop {
-        match history.next(HISTORY_ROWS, Duration::ZERO).map_err(input_failure)? {
+        match history
+            .next(HISTORY_ROWS, Duration::ZERO)
+            .map_err(input_failure)?
+        {
             SourceEvent::Batch(batch) => {
                 rows += batch.len() as u64;
                 if !feeder.send(Input::Batch(batch, Rung::Full)) || run.is(&run.stop) {
@@ -223,11 +244,18 @@ fn feed_live(live: &mut KafkaSource, feeder: &Feeder, run: &Run) -> Result<(), F
             last_cut = Instant::now();
             let position = serde_json::to_value(live.position())
                 .map_err(|e| Failure::new("kafka", e.to_string()))?;
-            if !feeder.send(Input::Barrier(Barrier { position, ..Barrier::default() })) {
+            if !feeder.send(Input::Barrier(Barrier {
+                position,
+                ..Barrier::default()
+            })) {
                 return Ok(());
             }
         }
-        let delivered = run.delivered.lock().ok().and_then(|mut delivered| delivered.take());
+        let delivered = run
+            .delivered
+            .lock()
+            .ok()
+            .and_then(|mut delivered| delivered.take());
         if let Some(Position::Topics { next, .. }) = delivered {
             let mut offsets = Offsets::default();
             for (topic, partition, offset) in next {
@@ -253,7 +281,8 @@ impl Drain<'_> {
     fn take(&mut self, outcome: Outcome) -> Result<(), Failure> {
         match outcome {
             Outcome::Decided(decided) => {
-                self.tally.decided(decided.rows, &decided.decisions, &decided.labels);
+                self.tally
+                    .decided(decided.rows, &decided.decisions, &decided.labels);
                 // History is not decided, and its order is the file's.
                 if !decided.broker_time_us.is_empty() {
                     self.sink.send_decided(&decided)?;
@@ -266,11 +295,15 @@ impl Drain<'_> {
             Outcome::Barrier(barrier) => {
                 let position = serde_json::from_value(barrier.position)
                     .map_err(|e| Failure::new("kafka", e.to_string()))?;
-                self.undelivered.push_back((self.sink.progress()?.0, position));
+                self.undelivered
+                    .push_back((self.sink.progress()?.0, position));
             }
         }
         let (_, delivered) = self.sink.progress()?;
-        while let Some((_, position)) = self.undelivered.pop_front_if(|(sent, _)| *sent <= delivered) {
+        while let Some((_, position)) = self
+            .undelivered
+            .pop_front_if(|(sent, _)| *sent <= delivered)
+        {
             if let Ok(mut slot) = self.run.delivered.lock() {
                 *slot = Some(position);
             }

@@ -77,7 +77,11 @@ struct Figures {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:<12} {:>6} {:>6} {:>7} {:>8} {:>6} {:>8}", "start", "AUC", "AP", "CP@100", "rows", "fraud", "train s")?;
+        writeln!(
+            f,
+            "{:<12} {:>6} {:>6} {:>7} {:>8} {:>6} {:>8}",
+            "start", "AUC", "AP", "CP@100", "rows", "fraud", "train s"
+        )?;
         for fold in &self.folds {
             writeln!(
                 f,
@@ -85,17 +89,28 @@ impl fmt::Display for Report {
                 fold.start, fold.auc, fold.ap, fold.cp100, fold.rows, fold.fraud, fold.train_s
             )?;
         }
-        writeln!(f, "{:<12} {:>6.3} {:>6.3} {:>7.3}", "mean", self.mean.auc, self.mean.ap, self.mean.cp100)?;
-        write!(f, "{:<12} {:>6.3} {:>6.3} {:>7.3}", "std", self.std.auc, self.std.ap, self.std.cp100)
+        writeln!(
+            f,
+            "{:<12} {:>6.3} {:>6.3} {:>7.3}",
+            "mean", self.mean.auc, self.mean.ap, self.mean.cp100
+        )?;
+        write!(
+            f,
+            "{:<12} {:>6.3} {:>6.3} {:>7.3}",
+            "std", self.std.auc, self.std.ap, self.std.cp100
+        )
     }
 }
 
 /// Folds the files once, then trains and tests each fold on what its moment knew.
 pub fn evaluate(folder: &PipelineFolder, options: &EvaluateOptions) -> Result<Report, Failure> {
     if folder.label_file.is_none() {
-        return Err(Failure::new("evaluate", "the pipeline has no labels.file, so nothing tells right from wrong")
-            .in_file(&folder.path.join("pipeline.yaml"))
-            .cure("name the label's column: labels: {file: {column: ..., delay: 7d}}"));
+        return Err(Failure::new(
+            "evaluate",
+            "the pipeline has no labels.file, so nothing tells right from wrong",
+        )
+        .in_file(&folder.path.join("pipeline.yaml"))
+        .cure("name the label's column: labels: {file: {column: ..., delay: 7d}}"));
     }
     let last_fold = i64::from(options.folds.saturating_sub(1)) * i64::from(options.step_days);
     let days = last_fold + i64::from(options.train_days + options.delay_days + options.test_days);
@@ -179,5 +194,7 @@ fn write_scores(
         writer.write(&rows)?;
         writer.close()
     });
-    written.map(drop).map_err(|e| Failure::new("output", e.to_string()).in_file(path))
+    written
+        .map(drop)
+        .map_err(|e| Failure::new("output", e.to_string()).in_file(path))
 }

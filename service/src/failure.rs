@@ -44,7 +44,10 @@ impl Failure {
 
     /// A command or a setting that makes no sense.
     pub fn usage(message: impl Into<String>) -> Self {
-        Self { usage: true, ..Self::new("usage", message) }
+        Self {
+            usage: true,
+            ..Self::new("usage", message)
+        }
     }
 
     /// Names the file at fault.
@@ -94,9 +97,13 @@ impl std::error::Error for Failure {}
 pub fn io_failure(path: &Path, doing: &str, error: &std::io::Error) -> Failure {
     let cure = match error.kind() {
         std::io::ErrorKind::NotFound => "check the path; it is read from the current directory",
-        std::io::ErrorKind::PermissionDenied => "give this user the right to it, or name another path",
+        std::io::ErrorKind::PermissionDenied => {
+            "give this user the right to it, or name another path"
+        }
         std::io::ErrorKind::StorageFull => "free some space and go on with --resume",
         _ => "check the disk and the path",
     };
-    Failure::new("io", format!("cannot {doing}: {error}")).in_file(path).cure(cure)
+    Failure::new("io", format!("cannot {doing}: {error}"))
+        .in_file(path)
+        .cure(cure)
 }

@@ -52,13 +52,26 @@ impl fmt::Display for FeaturesWritten {
 }
 
 /// Folds `inputs` and writes `out/features.parquet`.
-pub fn write(folder: &PipelineFolder, inputs: &[Input], out: &Path) -> Result<FeaturesWritten, Failure> {
+pub fn write(
+    folder: &PipelineFolder,
+    inputs: &[Input],
+    out: &Path,
+) -> Result<FeaturesWritten, Failure> {
     let started = Instant::now();
     let mut engine = folder.features()?;
     std::fs::create_dir_all(out).map_err(|e| io_failure(out, "make the output folder", &e))?;
     let file = out.join("features.parquet");
-    let schema = schema(folder, &engine.schema().fields.iter().map(|f| (f.name.clone(), f.data_type.clone())).collect::<Vec<_>>())?;
-    let failed = |e: parquet::errors::ParquetError| Failure::new("output", e.to_string()).in_file(&file);
+    let schema = schema(
+        folder,
+        &engine
+            .schema()
+            .fields
+            .iter()
+            .map(|f| (f.name.clone(), f.data_type.clone()))
+            .collect::<Vec<_>>(),
+    )?;
+    let failed =
+        |e: parquet::errors::ParquetError| Failure::new("output", e.to_string()).in_file(&file);
     let target = File::create(&file).map_err(|e| io_failure(&file, "write", &e))?;
     let mut writer = ArrowWriter::try_new(target, schema.clone(), None).map_err(failed)?;
     let mut written = FeaturesWritten {
@@ -73,10 +86,15 @@ pub fn write(folder: &PipelineFolder, inputs: &[Input], out: &Path) -> Result<Fe
     let mut source = open_files(folder, inputs, None, None)?;
     let progress = Progress::rows("features", source.rows_total());
     loop {
-        match source.next(BATCH_ROWS, Duration::ZERO).map_err(input_failure)? {
+        match source
+            .next(BATCH_ROWS, Duration::ZERO)
+            .map_err(input_failure)?
+        {
             SourceEvent::Batch(batch) => {
                 written.rows_in += batch.len() as u64;
-                let features = engine.compute(&batch).map_err(|e| folder.feature_failure(&e))?;
+                let features = engine
+                    .compute(&batch)
+                    .map_err(|e| folder.feature_failure(&e))?;
                 written.rows += features.scored.len() as u64;
                 let rows = rows(folder, &schema, &features)
                     .map_err(|e| Failure::new("output", e.to_string()))?;
@@ -114,9 +132,12 @@ fn schema(folder: &PipelineFolder, features: &[(String, DataType)]) -> Result<Sc
     fields.push(relation.schema.field(0).clone());
     for (name, data_type) in features {
         if fields.iter().any(|f| f.name() == name) {
-            return Err(Failure::new("features", format!("the feature `{name}` has the name of an own column"))
-                .in_file(&folder.path.join("features.sql"))
-                .cure("give it another name with AS"));
+            return Err(Failure::new(
+                "features",
+                format!("the feature `{name}` has the name of an own column"),
+            )
+            .in_file(&folder.path.join("features.sql"))
+            .cure("give it another name with AS"));
         }
         fields.push(Field::new(name, data_type.clone(), true));
     }
@@ -128,14 +149,25 @@ fn rows(
     schema: &SchemaRef,
     batch: &FeatureBatch,
 ) -> Result<RecordBatch, arrow::error::ArrowError> {
-    let ids = || batch.scored.iter().map(|&row| &batch.events.ids[row as usize]);
+    let ids = || {
+        batch
+            .scored
+            .iter()
+            .map(|&row| &batch.events.ids[row as usize])
+    };
     let scored = UInt32Array::from(batch.scored.clone());
     let mut columns: Vec<ArrayRef> = vec![
         Arc::new(StringArray::from_iter_values(ids().map(|id| &*id.topic))),
         Arc::new(Int32Array::from_iter_values(ids().map(|id| id.partition.0))),
         Arc::new(Int64Array::from_iter_values(ids().map(|id| id.offset.0))),
     ];
-    for name in folder.relation.id.as_deref().into_iter().chain([EVENT_TIME]) {
+    for name in folder
+        .relation
+        .id
+        .as_deref()
+        .into_iter()
+        .chain([EVENT_TIME])
+    {
         if let Some(column) = batch.events.column(name) {
             columns.push(take(column, &scored, None)?);
         }

@@ -83,7 +83,10 @@ impl PipelineFolder {
     pub fn feature_failure(&self, e: &sanderling_features::FeatureError) -> Failure {
         let failure = Failure::new("features", e.to_string())
             .in_file(&self.path.join("features.sql"))
-            .at(e.line().map(|line| line as usize), e.column().map(|column| column as usize));
+            .at(
+                e.line().map(|line| line as usize),
+                e.column().map(|column| column as usize),
+            );
         match e.cure() {
             Some(cure) => failure.cure(cure),
             None => failure.cure("correct the statement: it is DataFusion's SQL over the columns that pipeline.yaml declares"),
@@ -92,23 +95,28 @@ impl PipelineFolder {
 
     /// Where its model stands: `--model`, else `model/` in the folder.
     pub fn model_path(&self) -> PathBuf {
-        self.model.clone().unwrap_or_else(|| self.path.join("model"))
+        self.model
+            .clone()
+            .unwrap_or_else(|| self.path.join("model"))
     }
 
     /// Its model, which must be one of these features.
     pub fn model(&self, features: &FeatureSchema) -> Result<Arc<ServedModel>, Failure> {
         let path = self.model_path();
         if !path.join("manifest.json").is_file() {
-            return Err(Failure::new("model", "there is no model here").in_file(&path).cure(format!(
-                "train one: sanderling train {} --input FILES --from T --to T --out {}",
-                self.path.display(),
-                path.display()
-            )));
+            return Err(Failure::new("model", "there is no model here")
+                .in_file(&path)
+                .cure(format!(
+                    "train one: sanderling train {} --input FILES --from T --to T --out {}",
+                    self.path.display(),
+                    path.display()
+                )));
         }
         let model = ServedModel::load(&path).map_err(|e| self.model_failure(&e))?;
         // Making a scorer is what checks that the model is one of these features and entities.
         let model = Arc::new(model);
-        Scorer::new(model.clone(), features, &self.relation, 1).map_err(|e| self.model_failure(&e))?;
+        Scorer::new(model.clone(), features, &self.relation, 1)
+            .map_err(|e| self.model_failure(&e))?;
         Ok(model)
     }
 

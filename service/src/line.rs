@@ -91,7 +91,11 @@ where
     F: FnOnce(&Feeder) -> Result<(), Failure> + Send,
     D: FnMut(Outcome) -> Result<(), Failure>,
 {
-    let Pipeline { mut features, mut scorer, judge } = pipeline;
+    let Pipeline {
+        mut features,
+        mut scorer,
+        judge,
+    } = pipeline;
     let (feeder, events) = bounded::<Input>(CHANNEL_BATCHES_MAX);
     let (to_score, featurised) = bounded(CHANNEL_BATCHES_MAX);
     let (to_judge, scored) = bounded(CHANNEL_BATCHES_MAX);
@@ -107,7 +111,11 @@ where
                         let wait_us = waited_us(&batch.broker_time_us);
                         let batch = features.compute(&batch)?;
                         let features_us = micros(start.elapsed());
-                        let timing = Timing { wait_us, features_us, ..Timing::default() };
+                        let timing = Timing {
+                            wait_us,
+                            features_us,
+                            ..Timing::default()
+                        };
                         Flow::Batch(Box::new((batch, rung, timing)))
                     }
                     Input::Rejected(letters) => Flow::Rejected(letters),
@@ -126,7 +134,8 @@ where
             stage(
                 featurised,
                 to_judge,
-                |(batch, rung, mut timing): (FeatureBatch, Rung, Timing), scorer: &mut sanderling_scoring::Scorer| {
+                |(batch, rung, mut timing): (FeatureBatch, Rung, Timing),
+                 scorer: &mut sanderling_scoring::Scorer| {
                     let start = Instant::now();
                     let scored = scorer.score(&batch, rung)?;
                     timing.score_us = micros(start.elapsed());
@@ -143,7 +152,8 @@ where
             stage(
                 scored,
                 to_drain,
-                |(batch, scored, mut timing): (FeatureBatch, Scored, Timing), judge: &mut crate::pipeline::Judge| {
+                |(batch, scored, mut timing): (FeatureBatch, Scored, Timing),
+                 judge: &mut crate::pipeline::Judge| {
                     let start = Instant::now();
                     let decisions = judge.judge(&batch, &scored)?;
                     timing.explain_us = micros(start.elapsed());
@@ -151,7 +161,10 @@ where
                     let first = batch.events.sequence.0;
                     let broker_time_us = match batch.events.broker_time_us.as_slice() {
                         [] => Vec::new(),
-                        times => decisions.iter().map(|d| times[(d.sequence.0 - first) as usize]).collect(),
+                        times => decisions
+                            .iter()
+                            .map(|d| times[(d.sequence.0 - first) as usize])
+                            .collect(),
                     };
                     Ok(Decided {
                         source_ids,
@@ -185,7 +198,10 @@ where
         };
         let fed = source.join().unwrap_or_else(|panic| resume_unwind(panic));
         for stage in [featurise, score, judging] {
-            stage.join().unwrap_or_else(|panic| resume_unwind(panic)).map_err(failed)?;
+            stage
+                .join()
+                .unwrap_or_else(|panic| resume_unwind(panic))
+                .map_err(failed)?;
         }
         drained.and(fed)
     })
@@ -224,8 +240,14 @@ fn stage<I, O, S>(
 
 /// How long ago the broker took the oldest of a batch's records; 0 without a broker.
 fn waited_us(broker_time_us: &[i64]) -> u64 {
-    let now_us = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as i64;
-    broker_time_us.iter().min().map_or(0, |oldest| (now_us - oldest).max(0) as u64)
+    let now_us = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_micros() as i64;
+    broker_time_us
+        .iter()
+        .min()
+        .map_or(0, |oldest| (now_us - oldest).max(0) as u64)
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -16,10 +16,10 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::writer::SerializedFileWriter;
+use sanderling_schemas::DeadLetter;
 use sanderling_schemas::wire::{
     DecisionTable, dead_letters_schema, dead_letters_to_batch, orders_schema, orders_to_batch,
 };
-use sanderling_schemas::DeadLetter;
 
 use crate::failure::{Failure, io_failure};
 use crate::line::Decided;
@@ -97,8 +97,11 @@ impl OutFolder {
         for (table, writer) in self.writers.iter_mut().enumerate() {
             if let Some(writer) = writer.take() {
                 let path = part_path(&self.folder, table, self.part);
-                let file = writer.into_inner().map_err(|e| parquet_failure(&path, &e))?;
-                file.sync_all().map_err(|e| io_failure(&path, "write", &e))?;
+                let file = writer
+                    .into_inner()
+                    .map_err(|e| parquet_failure(&path, &e))?;
+                file.sync_all()
+                    .map_err(|e| io_failure(&path, "write", &e))?;
             }
         }
         self.part += 1;
@@ -142,7 +145,11 @@ impl OutFolder {
     }
 
     fn schemas(&self) -> [SchemaRef; 3] {
-        [self.decisions.schema().clone(), dead_letters_schema(), orders_schema()]
+        [
+            self.decisions.schema().clone(),
+            dead_letters_schema(),
+            orders_schema(),
+        ]
     }
 }
 
@@ -152,7 +159,10 @@ fn join(parts: &[PathBuf], whole: &Path, schema: SchemaRef) -> Result<(), Parque
         let writer = ArrowWriter::try_new(File::create(whole)?, schema, Some(properties()))?;
         return writer.close().map(drop);
     };
-    let file_metadata = SerializedFileReader::new(File::open(first)?)?.metadata().file_metadata().clone();
+    let file_metadata = SerializedFileReader::new(File::open(first)?)?
+        .metadata()
+        .file_metadata()
+        .clone();
     let properties = WriterProperties::builder()
         .set_key_value_metadata(file_metadata.key_value_metadata().cloned())
         .build();

@@ -12,8 +12,8 @@ use sanderling_decide::{Policy, PolicyError};
 use sanderling_explain::{ExplainError, Explainer, Rows};
 use sanderling_features::{FeatureEngine, FeatureError};
 use sanderling_schemas::{
-    Action, Attribution, Decision, EventBatch, EventTime, FeatureBatch, FeatureRow, Flag, Relation,
-    OrderRecord, OrderVersions, Rung, Sequence, Versions,
+    Action, Attribution, Decision, EventBatch, EventTime, FeatureBatch, FeatureRow, Flag,
+    OrderRecord, OrderVersions, Relation, Rung, Sequence, Versions,
 };
 use sanderling_scoring::{ModelInputs, Scored, Scorer, ScoringError, ServedModel, feature_matrix};
 
@@ -63,11 +63,19 @@ impl Pipeline {
         let scorer = Scorer::new(model.clone(), features.schema(), &folder.relation, threads)
             .map_err(|e| folder.model_failure(&e))?;
         let judge = Judge::new(folder, &model)?;
-        Ok(Self { features, scorer, judge })
+        Ok(Self {
+            features,
+            scorer,
+            judge,
+        })
     }
 
     /// What is decided about a batch. Batch boundaries never change a decision.
-    pub fn process(&mut self, batch: &EventBatch, rung: Rung) -> Result<Vec<Decision>, PipelineError> {
+    pub fn process(
+        &mut self,
+        batch: &EventBatch,
+        rung: Rung,
+    ) -> Result<Vec<Decision>, PipelineError> {
         let features = self.features.compute(batch)?;
         let scored = self.scorer.score(&features, rung)?;
         self.judge.judge(&features, &scored)
@@ -92,7 +100,9 @@ impl Judge {
         let unseen = folder.features()?;
         let policy = folder.policy(unseen.schema())?;
         let groups: Vec<String> = model.groups().iter().map(|g| g.name.clone()).collect();
-        policy.validate(&groups).map_err(|e| folder.policy_failure(&e))?;
+        policy
+            .validate(&groups)
+            .map_err(|e| folder.policy_failure(&e))?;
         let versions = Versions {
             engine: env!("CARGO_PKG_VERSION").into(),
             numerics: sanderling_scoring::numerics().into(),
@@ -144,11 +154,19 @@ impl Judge {
 
     /// What the fold cannot recompute about a batch.
     pub fn order(&self, batch: &FeatureBatch, rung: Rung) -> OrderRecord {
-        let made = self.relation.labels.as_ref().filter(|_| self.labels_are_made);
+        let made = self
+            .relation
+            .labels
+            .as_ref()
+            .filter(|_| self.labels_are_made);
         let made = made.map(|labels| labels.stream as i8);
         let streams = batch.events.streams();
-        let recorded =
-            batch.events.ids.iter().zip(streams).filter(|(_, stream)| Some(**stream) != made);
+        let recorded = batch
+            .events
+            .ids
+            .iter()
+            .zip(streams)
+            .filter(|(_, stream)| Some(**stream) != made);
         OrderRecord {
             sequence: batch.events.sequence,
             rung,
@@ -168,11 +186,18 @@ impl Judge {
     }
 
     /// Decisions for the scored rows of a batch that are not before the start.
-    pub fn judge(&self, batch: &FeatureBatch, scored: &Scored) -> Result<Vec<Decision>, PipelineError> {
+    pub fn judge(
+        &self,
+        batch: &FeatureBatch,
+        scored: &Scored,
+    ) -> Result<Vec<Decision>, PipelineError> {
         let mut actions = self.policy.act(&scored.batch, &batch.features)?;
         let times = batch.events.event_times_us();
-        let decided: Vec<bool> =
-            batch.scored.iter().map(|&row| times[row as usize] >= self.decide_from_us).collect();
+        let decided: Vec<bool> = batch
+            .scored
+            .iter()
+            .map(|&row| times[row as usize] >= self.decide_from_us)
+            .collect();
         let alerts: Vec<u32> = (0..batch.scored.len() as u32)
             .filter(|&pick| decided[pick as usize] && actions[pick as usize] != Action::Approve)
             .collect();
@@ -185,7 +210,10 @@ impl Judge {
                 continue;
             }
             let row = batch.scored[pick] as usize;
-            let features = FeatureRow { batch: batch.features.clone(), row: pick };
+            let features = FeatureRow {
+                batch: batch.features.clone(),
+                row: pick,
+            };
             let attribution = match action {
                 Action::Approve => None,
                 _ => attributions.next(),
@@ -209,7 +237,11 @@ impl Judge {
                 features,
                 attribution,
                 shadow: BTreeMap::new(),
-                flags: if batch.late[pick] { vec![Flag::Late] } else { Vec::new() },
+                flags: if batch.late[pick] {
+                    vec![Flag::Late]
+                } else {
+                    Vec::new()
+                },
                 versions: self.versions.clone(),
             });
         }
@@ -231,23 +263,40 @@ impl Judge {
         let rows = Rows {
             inputs: &pick(&scored.inputs, alerts),
             cold_features: &cold_features,
-            scores: &alerts.iter().map(|&i| scored.batch.scores[i as usize]).collect::<Vec<_>>(),
-            sequences: &alerts.iter().map(|&i| sequence(batch.scored[i as usize])).collect::<Vec<_>>(),
+            scores: &alerts
+                .iter()
+                .map(|&i| scored.batch.scores[i as usize])
+                .collect::<Vec<_>>(),
+            sequences: &alerts
+                .iter()
+                .map(|&i| sequence(batch.scored[i as usize]))
+                .collect::<Vec<_>>(),
         };
-        Ok(self.explainer.explain(&*self.model, &rows, scored.batch.rung)?)
+        Ok(self
+            .explainer
+            .explain(&*self.model, &rows, scored.batch.rung)?)
     }
 
     /// For each stream, the column that keys it.
-    fn keys<'a>(&self, batch: &'a FeatureBatch) -> Result<Vec<Option<KeyColumn<'a>>>, PipelineError> {
+    fn keys<'a>(
+        &self,
+        batch: &'a FeatureBatch,
+    ) -> Result<Vec<Option<KeyColumn<'a>>>, PipelineError> {
         self.relation
             .streams
             .iter()
-            .map(|stream| match stream.key.as_deref().and_then(|key| batch.events.column(key)) {
-                None => Ok(None),
-                Some(column) => Ok(Some(KeyColumn {
-                    column,
-                    text: ArrayFormatter::try_new(column, &FormatOptions::default())?,
-                })),
+            .map(|stream| {
+                match stream
+                    .key
+                    .as_deref()
+                    .and_then(|key| batch.events.column(key))
+                {
+                    None => Ok(None),
+                    Some(column) => Ok(Some(KeyColumn {
+                        column,
+                        text: ArrayFormatter::try_new(column, &FormatOptions::default())?,
+                    })),
+                }
             })
             .collect()
     }
@@ -257,7 +306,11 @@ impl Judge {
 fn pick(inputs: &ModelInputs, picks: &[u32]) -> ModelInputs {
     let rows_of = |values: &[f32]| {
         let width = values.len() / inputs.rows;
-        picks.iter().flat_map(|&i| &values[i as usize * width..][..width]).copied().collect()
+        picks
+            .iter()
+            .flat_map(|&i| &values[i as usize * width..][..width])
+            .copied()
+            .collect()
     };
     ModelInputs {
         rows: picks.len(),
@@ -288,7 +341,11 @@ pub fn source_ids(
     batch: &FeatureBatch,
     decisions: &[Decision],
 ) -> Result<Option<arrow::array::ArrayRef>, PipelineError> {
-    let Some(column) = relation.id.as_deref().and_then(|id| batch.events.column(id)) else {
+    let Some(column) = relation
+        .id
+        .as_deref()
+        .and_then(|id| batch.events.column(id))
+    else {
         return Ok(None);
     };
     let rows: UInt32Array = decisions

@@ -8,7 +8,9 @@ use arrow::array::{Array, ArrayRef, AsArray, UInt32Array};
 use arrow::compute::{concat, take};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use sanderling_features::FeatureEngine;
-use sanderling_ingest::{ColumnSpec, EventSource, FileOptions, FileSource, Input, LabelFileSpec, SourceEvent};
+use sanderling_ingest::{
+    ColumnSpec, EventSource, FileOptions, FileSource, Input, LabelFileSpec, SourceEvent,
+};
 use sanderling_schemas::EventTime;
 use sanderling_scoring::{Recording, ScoringError};
 
@@ -61,27 +63,45 @@ pub fn record(
         delay_us: delay_days.map_or(file.delay_us, |days| i64::from(days) * 86_400_000_000),
         ..file
     });
-    let options = FileOptions { to: to.map(|t| t.0), labels, first_sequence: 0 };
-    let mut source = FileSource::open(relation.clone(), &streams, inputs, options).map_err(input_failure)?;
-    let mut engine = FeatureEngine::new(relation.clone(), &folder.sql).map_err(|e| folder.feature_failure(&e))?;
+    let options = FileOptions {
+        to: to.map(|t| t.0),
+        labels,
+        first_sequence: 0,
+    };
+    let mut source =
+        FileSource::open(relation.clone(), &streams, inputs, options).map_err(input_failure)?;
+    let mut engine = FeatureEngine::new(relation.clone(), &folder.sql)
+        .map_err(|e| folder.feature_failure(&e))?;
     let mut recording = Recording::new(engine.schema(), &relation);
     let progress = Progress::rows("fold", source.rows_total());
     let mut ids: Vec<ArrayRef> = Vec::new();
     let mut truth = Vec::new();
     let arrow = |e: arrow::error::ArrowError| Failure::new("input", e.to_string());
     loop {
-        match source.next(BATCH_ROWS, Duration::ZERO).map_err(input_failure)? {
+        match source
+            .next(BATCH_ROWS, Duration::ZERO)
+            .map_err(input_failure)?
+        {
             SourceEvent::Batch(batch) => {
-                let batch = engine.compute(&batch).map_err(|e| folder.feature_failure(&e))?;
+                let batch = engine
+                    .compute(&batch)
+                    .map_err(|e| folder.feature_failure(&e))?;
                 let scored = UInt32Array::from(batch.scored.clone());
-                if let Some(column) = relation.id.as_deref().and_then(|id| batch.events.column(id)) {
+                if let Some(column) = relation
+                    .id
+                    .as_deref()
+                    .and_then(|id| batch.events.column(id))
+                {
                     ids.push(take(column, &scored, None).map_err(arrow)?);
                 }
                 match batch.events.column(TRUTH) {
                     Some(column) => {
                         let column = take(column, &scored, None).map_err(arrow)?;
                         truth.extend(
-                            column.as_primitive::<Int64Type>().iter().map(|v| v.map_or(f32::NAN, |v| v as f32)),
+                            column
+                                .as_primitive::<Int64Type>()
+                                .iter()
+                                .map(|v| v.map_or(f32::NAN, |v| v as f32)),
                         );
                     }
                     None => truth.resize(truth.len() + batch.scored.len(), f32::NAN),
@@ -104,17 +124,22 @@ pub fn record(
             Some(concat(&parts).map_err(arrow)?)
         }
     };
-    Ok(Recorded { recording, source_ids, truth })
+    Ok(Recorded {
+        recording,
+        source_ids,
+        truth,
+    })
 }
 
 /// A fault of training or of a model.
 pub fn model_failure(e: ScoringError) -> Failure {
     let failure = Failure::new("model", e.to_string());
     match e {
-        ScoringError::TooFewRows { .. } => {
-            failure.cure("choose training days with more labelled events; labels must be known by --to")
+        ScoringError::TooFewRows { .. } => failure
+            .cure("choose training days with more labelled events; labels must be known by --to"),
+        ScoringError::Option { .. } => {
+            failure.cure("correct the model: section, or the --set of it")
         }
-        ScoringError::Option { .. } => failure.cure("correct the model: section, or the --set of it"),
         _ => failure,
     }
 }

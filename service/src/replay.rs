@@ -18,11 +18,11 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::{Checkpoint, CheckpointManifest, CheckpointStore};
 use crate::failure::{Failure, io_failure};
 use crate::folder::{PipelineFolder, relation_field};
-use crate::resolve::parse_duration_us;
 use crate::line::{self, Barrier, Feeder, Input, Outcome};
 use crate::out_folder::OutFolder;
 use crate::pipeline::Pipeline;
 use crate::progress::Progress;
+use crate::resolve::parse_duration_us;
 use crate::tally::{Summary, Tally};
 
 /// What to replay, and where to.
@@ -60,7 +60,10 @@ pub fn replay(folder: &PipelineFolder, options: &ReplayOptions) -> Result<Summar
     let table = decision_table(folder, &pipeline)?;
     let mut source = open_files(folder, &options.inputs, options.to, None)?;
     let labels_come_as_rows = folder.relation.labels.as_ref().is_some_and(|labels| {
-        options.inputs.iter().any(|i| i.stream == folder.relation.streams[labels.stream].name)
+        options
+            .inputs
+            .iter()
+            .any(|i| i.stream == folder.relation.streams[labels.stream].name)
     });
     pipeline.judge = pipeline.judge.labels_are_made(!labels_come_as_rows);
     let progress = Progress::rows("replay", source.rows_total());
@@ -91,7 +94,14 @@ pub fn replay(folder: &PipelineFolder, options: &ReplayOptions) -> Result<Summar
     let started = Instant::now();
     line::run(
         pipeline,
-        |feeder| feed(&mut source, feeder, options.batch_rows, Duration::from_micros(interval)),
+        |feeder| {
+            feed(
+                &mut source,
+                feeder,
+                options.batch_rows,
+                Duration::from_micros(interval),
+            )
+        },
         |outcome| {
             match outcome {
                 Outcome::Decided(decided) => {
@@ -104,7 +114,10 @@ pub fn replay(folder: &PipelineFolder, options: &ReplayOptions) -> Result<Summar
                 }
                 Outcome::Barrier(barrier) => {
                     let parts = out.close_part()?;
-                    let progress = ReplayProgress { parts, tally: tally.clone() };
+                    let progress = ReplayProgress {
+                        parts,
+                        tally: tally.clone(),
+                    };
                     checkpoint(&store, barrier, &versions, &progress)?;
                 }
             }
@@ -121,7 +134,8 @@ pub fn replay(folder: &PipelineFolder, options: &ReplayOptions) -> Result<Summar
         None,
     );
     let file = options.out.join("summary.json");
-    let text = serde_json::to_string_pretty(&summary).map_err(|e| Failure::new("output", e.to_string()))?;
+    let text = serde_json::to_string_pretty(&summary)
+        .map_err(|e| Failure::new("output", e.to_string()))?;
     std::fs::write(&file, text + "\n").map_err(|e| io_failure(&file, "write the summary", &e))?;
     Ok(summary)
 }
@@ -135,7 +149,10 @@ fn feed(
 ) -> Result<(), Failure> {
     let mut last_cut = Instant::now();
     loop {
-        let input = match source.next(batch_rows, Duration::ZERO).map_err(input_failure)? {
+        let input = match source
+            .next(batch_rows, Duration::ZERO)
+            .map_err(input_failure)?
+        {
             SourceEvent::Batch(batch) => Input::Batch(batch, Rung::Full),
             SourceEvent::Rejected(letters) => Input::Rejected(letters),
             SourceEvent::End => return Ok(()),
@@ -161,7 +178,12 @@ fn cut(source: &dyn EventSource) -> Result<Barrier, Failure> {
     };
     let position =
         serde_json::to_value(&position).map_err(|e| Failure::new("checkpoint", e.to_string()))?;
-    Ok(Barrier { position, sequence, with_state: true, ..Barrier::default() })
+    Ok(Barrier {
+        position,
+        sequence,
+        with_state: true,
+        ..Barrier::default()
+    })
 }
 
 fn checkpoint(
@@ -171,7 +193,10 @@ fn checkpoint(
     progress: &ReplayProgress,
 ) -> Result<(), Failure> {
     let (Some(windows), Some(model)) = (&barrier.windows, &barrier.model) else {
-        return Err(Failure::new("checkpoint", "a stage let a barrier pass without its state"));
+        return Err(Failure::new(
+            "checkpoint",
+            "a stage let a barrier pass without its state",
+        ));
     };
     let manifest = CheckpointManifest {
         sequence: barrier.sequence,
@@ -197,9 +222,16 @@ fn restore(
         )
         .cure("replay from the start, without --resume, or put the folder back as it was"));
     }
-    let unreadable = |e: String| Failure::new("checkpoint", e).cure("replay from the start, without --resume");
-    pipeline.features.restore(checkpoint.windows).map_err(|e| unreadable(e.to_string()))?;
-    pipeline.scorer.restore(&checkpoint.model).map_err(|e| unreadable(e.to_string()))?;
+    let unreadable =
+        |e: String| Failure::new("checkpoint", e).cure("replay from the start, without --resume");
+    pipeline
+        .features
+        .restore(checkpoint.windows)
+        .map_err(|e| unreadable(e.to_string()))?;
+    pipeline
+        .scorer
+        .restore(&checkpoint.model)
+        .map_err(|e| unreadable(e.to_string()))?;
     let position: Position =
         serde_json::from_value(manifest.position).map_err(|e| unreadable(e.to_string()))?;
     source.resume(&position).map_err(input_failure)?;
@@ -209,12 +241,24 @@ fn restore(
 }
 
 /// The table of a pipeline's decisions.
-pub fn decision_table(folder: &PipelineFolder, pipeline: &Pipeline) -> Result<DecisionTable, Failure> {
+pub fn decision_table(
+    folder: &PipelineFolder,
+    pipeline: &Pipeline,
+) -> Result<DecisionTable, Failure> {
     let source_id = folder.relation.id.as_deref().and_then(|id| {
         let field = relation_field(&folder.relation, id)?;
-        Some(SourceId { name: field.name().clone(), data_type: field.data_type().clone() })
+        Some(SourceId {
+            name: field.name().clone(),
+            data_type: field.data_type().clone(),
+        })
     });
-    DecisionTable::new(pipeline.features.schema(), &pipeline.judge.groups(), source_id, true).map_err(|e| {
+    DecisionTable::new(
+        pipeline.features.schema(),
+        &pipeline.judge.groups(),
+        source_id,
+        true,
+    )
+    .map_err(|e| {
         Failure::new("config", e.to_string())
             .in_file(&folder.path.join("pipeline.yaml"))
             .cure("give the id column another name with `from`")
@@ -232,8 +276,13 @@ pub fn open_files(
         delay_us: delay_us.unwrap_or(file.delay_us),
         ..file
     });
-    let options = FileOptions { to: to.map(|t| t.0), labels, first_sequence: 0 };
-    FileSource::open(folder.relation.clone(), &folder.streams, inputs, options).map_err(input_failure)
+    let options = FileOptions {
+        to: to.map(|t| t.0),
+        labels,
+        first_sequence: 0,
+    };
+    FileSource::open(folder.relation.clone(), &folder.streams, inputs, options)
+        .map_err(input_failure)
 }
 
 /// A fault of the input as a whole.
@@ -242,18 +291,24 @@ pub fn input_failure(e: IngestError) -> Failure {
         IngestError::Declaration { .. } => (None, "correct the stream in pipeline.yaml"),
         IngestError::Open { path, .. } => (Some(path), "check the path given to --input"),
         IngestError::Extension { path } => (Some(path), "name the file .parquet, .csv or .jsonl"),
-        IngestError::Read { path, .. } => {
-            (Some(path), "check that the file is whole and of the format that its extension says")
-        }
-        IngestError::MissingColumn { path, .. } => {
-            (Some(path), "correct `from` in pipeline.yaml, or give a file that has the column")
-        }
+        IngestError::Read { path, .. } => (
+            Some(path),
+            "check that the file is whole and of the format that its extension says",
+        ),
+        IngestError::MissingColumn { path, .. } => (
+            Some(path),
+            "correct `from` in pipeline.yaml, or give a file that has the column",
+        ),
         IngestError::ColumnType { path, cure, .. } => (Some(path), cure.as_str()),
-        IngestError::ResumePastEnd { .. } | IngestError::ForeignPosition { .. } => {
-            (None, "resume with the input of the first run, or start anew without --resume")
-        }
+        IngestError::ResumePastEnd { .. } | IngestError::ForeignPosition { .. } => (
+            None,
+            "resume with the input of the first run, or start anew without --resume",
+        ),
         IngestError::Kafka { .. } => (None, "check kafka.brokers, and that a broker runs there"),
-        IngestError::Arrow(_) => (None, "this is a fault of the program; the input is untouched"),
+        IngestError::Arrow(_) => (
+            None,
+            "this is a fault of the program; the input is untouched",
+        ),
         IngestError::Write { path, .. } => (Some(path), "check the path and the disk"),
     };
     let failure = Failure::new("input", e.to_string()).cure(cure);

@@ -26,7 +26,12 @@ pub struct Resolved {
 /// # Errors
 /// Every fault found, in the order of the checks.
 pub fn resolve(file: &Path, text: &str, settings: &Settings) -> Result<Resolved, Vec<Failure>> {
-    Resolver { file, text, faults: Vec::new() }.resolve(settings)
+    Resolver {
+        file,
+        text,
+        faults: Vec::new(),
+    }
+    .resolve(settings)
 }
 
 /// Checks settings against each other, noting every fault with its place.
@@ -39,7 +44,11 @@ struct Resolver<'a> {
 impl Resolver<'_> {
     fn resolve(mut self, settings: &Settings) -> Result<Resolved, Vec<Failure>> {
         if settings.version != 1 {
-            self.fault(&["version"], format!("version {} is not known", settings.version), "write version: 1");
+            self.fault(
+                &["version"],
+                format!("version {} is not known", settings.version),
+                "write version: 1",
+            );
         }
         if settings.lateness.beyond == Beyond::DeadLetter {
             self.fault(
@@ -64,11 +73,19 @@ impl Resolver<'_> {
         }
         for name in &settings.score {
             if settings.streams.get(name).is_none() {
-                self.fault(&["score", name], format!("score names the stream `{name}`, which is not in streams"), "name one of streams");
+                self.fault(
+                    &["score", name],
+                    format!("score names the stream `{name}`, which is not in streams"),
+                    "name one of streams",
+                );
             }
         }
         if settings.score.is_empty() {
-            self.fault(&["score"], "no stream is scored", "name at least one of streams under score");
+            self.fault(
+                &["score"],
+                "no stream is scored",
+                "name at least one of streams under score",
+            );
         }
         let mut ids: Vec<&String> = settings
             .streams
@@ -79,7 +96,11 @@ impl Resolver<'_> {
             .collect();
         ids.dedup();
         if ids.len() > 1 {
-            self.fault(&["score"], "scored streams have ids of different names", "give their id columns one name with `from`");
+            self.fault(
+                &["score"],
+                "scored streams have ids of different names",
+                "give their id columns one name with `from`",
+            );
         }
         let id = ids.first().map(|id| id.to_string());
         let labels = self.labels(settings, id.as_deref(), &mut columns, &mut streams);
@@ -89,14 +110,24 @@ impl Resolver<'_> {
             if !columns.iter().any(|(column, _)| *column == entity.key) {
                 self.fault(
                     &["entities", name, "key"],
-                    format!("the key `{}` of entity `{name}` is not a column of any stream", entity.key),
+                    format!(
+                        "the key `{}` of entity `{name}` is not a column of any stream",
+                        entity.key
+                    ),
                     "name a declared column",
                 );
             }
             if name == "event" {
-                self.fault(&["entities", name], "an entity cannot be called `event`", "that is the group of the current event; choose another name");
+                self.fault(
+                    &["entities", name],
+                    "an entity cannot be called `event`",
+                    "that is the group of the current event; choose another name",
+                );
             }
-            entities.push(Entity { name: name.clone(), key: entity.key.clone() });
+            entities.push(Entity {
+                name: name.clone(),
+                key: entity.key.clone(),
+            });
         }
         let lateness_us = self.duration(&["lateness", "allowed"], &settings.lateness.allowed);
         self.duration(&["state", "interval"], &settings.state.interval);
@@ -112,7 +143,11 @@ impl Resolver<'_> {
             labels,
             lateness_us,
         };
-        Ok(Resolved { relation, streams: specs, label_file })
+        Ok(Resolved {
+            relation,
+            streams: specs,
+            label_file,
+        })
     }
 
     fn stream(
@@ -168,7 +203,11 @@ impl Resolver<'_> {
             if !columns.iter().any(|(known, _)| known == id) {
                 columns.push((id.clone(), DataType::Utf8));
             }
-            specs.push(ColumnSpec { name: id.clone(), from: id.clone(), data_type: DataType::Utf8 });
+            specs.push(ColumnSpec {
+                name: id.clone(),
+                from: id.clone(),
+                data_type: DataType::Utf8,
+            });
         }
         if let Some(key) = stream.key.as_ref().filter(|_| scored)
             && !specs.iter().any(|spec| spec.name == *key)
@@ -185,7 +224,10 @@ impl Resolver<'_> {
             format: match stream.format {
                 settings::Format::Json => Format::Json,
             },
-            id: stream.id.clone().filter(|id| specs.iter().any(|spec| spec.name == *id)),
+            id: stream
+                .id
+                .clone()
+                .filter(|id| specs.iter().any(|spec| spec.name == *id)),
             key: stream.key.clone().filter(|_| scored),
             event_time: EventTimeSpec {
                 column: stream.event_time.column.clone(),
@@ -210,15 +252,25 @@ impl Resolver<'_> {
         let labels = settings.labels.as_ref()?;
         let horizon_us = self.duration(&["labels", "horizon"], &labels.horizon);
         let Some(id) = id else {
-            self.fault(&["labels"], "labels refer to events, but no scored stream has an id", "give the scored stream an `id`");
+            self.fault(
+                &["labels"],
+                "labels refer to events, but no scored stream has an id",
+                "give the scored stream an `id`",
+            );
             return None;
         };
-        let id_type = columns.iter().find(|(name, _)| name == id).map(|(_, t)| t.clone());
+        let id_type = columns
+            .iter()
+            .find(|(name, _)| name == id)
+            .map(|(_, t)| t.clone());
         match columns.iter().find(|(name, _)| *name == labels.reference) {
             Some((_, t)) if Some(t) == id_type.as_ref() => {}
             Some((_, t)) => self.fault(
                 &["labels", "reference"],
-                format!("the reference `{}` is {t}, the id `{id}` is not", labels.reference),
+                format!(
+                    "the reference `{}` is {t}, the id `{id}` is not",
+                    labels.reference
+                ),
                 "give both one type",
             ),
             None => self.fault(
@@ -231,14 +283,27 @@ impl Resolver<'_> {
             Some(_) => {}
             None => columns.push((labels.value.clone(), DataType::Int64)),
         }
-        let stream = match settings.streams.0.iter().position(|(name, _)| *name == labels.stream) {
+        let stream = match settings
+            .streams
+            .0
+            .iter()
+            .position(|(name, _)| *name == labels.stream)
+        {
             Some(at) if streams[at].scored => {
-                self.fault(&["labels", "stream"], "the label stream cannot be scored", "take it out of score");
+                self.fault(
+                    &["labels", "stream"],
+                    "the label stream cannot be scored",
+                    "take it out of score",
+                );
                 at
             }
             Some(at) => at,
             None if labels.file.is_some() => {
-                streams.push(Stream { name: labels.stream.as_str().into(), scored: false, key: None });
+                streams.push(Stream {
+                    name: labels.stream.as_str().into(),
+                    scored: false,
+                    key: None,
+                });
                 streams.len() - 1
             }
             None => {
@@ -272,12 +337,18 @@ impl Resolver<'_> {
             if stream.scored && spec.id.is_none() {
                 self.fault(
                     &["labels", "file"],
-                    format!("labels from a column need an id on the stream `{}`", spec.name),
+                    format!(
+                        "labels from a column need an id on the stream `{}`",
+                        spec.name
+                    ),
                     "give the stream an `id`",
                 );
             }
         }
-        Some(LabelFileSpec { column: file.column.clone(), delay_us })
+        Some(LabelFileSpec {
+            column: file.column.clone(),
+            delay_us,
+        })
     }
 
     /// An entity whose state lives with its partition must key the topic.
@@ -308,7 +379,11 @@ impl Resolver<'_> {
         match parse_duration_us(text) {
             Some(us) => us,
             None => {
-                self.fault(path, format!("`{text}` is not a duration"), "write a number and us, ms, s, m, h or d, for example 30s");
+                self.fault(
+                    path,
+                    format!("`{text}` is not a duration"),
+                    "write a number and us, ms, s, m, h or d, for example 30s",
+                );
                 0
             }
         }
@@ -403,7 +478,10 @@ mod tests {
 
     #[test]
     fn types_are_named_as_in_sql() {
-        assert_eq!(parse_type("decimal(12, 2)"), Some(DataType::Decimal128(12, 2)));
+        assert_eq!(
+            parse_type("decimal(12, 2)"),
+            Some(DataType::Decimal128(12, 2))
+        );
         assert_eq!(parse_type("decimal(2,3)"), None);
         assert_eq!(parse_type("money"), None);
     }

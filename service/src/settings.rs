@@ -26,7 +26,10 @@ impl<V> Default for Ordered<V> {
 impl<V> Ordered<V> {
     /// The value of a key.
     pub fn get(&self, name: &str) -> Option<&V> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value)
+        self.0
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value)
     }
 }
 
@@ -299,17 +302,26 @@ mod defaults {
 
     impl Default for KafkaSettings {
         fn default() -> Self {
-            Self { brokers: "localhost:9092".into(), properties: BTreeMap::new() }
+            Self {
+                brokers: "localhost:9092".into(),
+                properties: BTreeMap::new(),
+            }
         }
     }
     impl Default for LatenessSettings {
         fn default() -> Self {
-            Self { allowed: "1d".into(), beyond: Beyond::Decide }
+            Self {
+                allowed: "1d".into(),
+                beyond: Beyond::Decide,
+            }
         }
     }
     impl Default for StateSettings {
         fn default() -> Self {
-            Self { url: "file:///var/lib/sanderling".into(), interval: "30s".into() }
+            Self {
+                url: "file:///var/lib/sanderling".into(),
+                interval: "30s".into(),
+            }
         }
     }
 }
@@ -321,8 +333,8 @@ impl Settings {
     /// A file that cannot be read or parsed, with its place; an override that names no key or
     /// gives it a value of the wrong kind.
     pub fn load(file: &Path, sets: &[String]) -> Result<(Self, String), Failure> {
-        let text = std::fs::read_to_string(file)
-            .map_err(|e| io_failure(file, "read the pipeline", &e))?;
+        let text =
+            std::fs::read_to_string(file).map_err(|e| io_failure(file, "read the pipeline", &e))?;
         let settings: Settings = serde_yaml_ng::from_str(&text).map_err(|e| {
             let (line, column) = match e.location() {
                 Some(place) => (Some(place.line()), Some(place.column())),
@@ -337,13 +349,15 @@ impl Settings {
         if overrides.is_empty() {
             return Ok((settings, text));
         }
-        let mut value: Value = serde_yaml_ng::from_str(&text).map_err(|e| {
-            Failure::new("config", e.to_string()).in_file(file)
-        })?;
+        let mut value: Value = serde_yaml_ng::from_str(&text)
+            .map_err(|e| Failure::new("config", e.to_string()).in_file(file))?;
         for (origin, path, new) in &overrides {
             set(&mut value, path, new.clone()).map_err(|at| {
-                Failure::usage(format!("{origin}: `{at}` is not a section of {}", file.display()))
-                    .cure("write the path of the key with dots, for example --set state.interval=10s")
+                Failure::usage(format!(
+                    "{origin}: `{at}` is not a section of {}",
+                    file.display()
+                ))
+                .cure("write the path of the key with dots, for example --set state.interval=10s")
             })?;
             serde_yaml_ng::from_value::<Settings>(value.clone()).map_err(|e| {
                 Failure::usage(format!("{origin}: {e}")).cure("give the key a value of its kind")
@@ -390,7 +404,9 @@ fn set(root: &mut Value, path: &[String], new: Value) -> Result<(), String> {
         let Value::Mapping(section) = at else {
             return Err(path[..depth].join("."));
         };
-        at = section.entry(Value::String(key.clone())).or_insert(Value::Null);
+        at = section
+            .entry(Value::String(key.clone()))
+            .or_insert(Value::Null);
     }
     *at = new;
     Ok(())
@@ -410,12 +426,16 @@ mod tests {
 
     #[test]
     fn a_path_makes_sections_and_refuses_values() {
-        let mut root: Value = serde_yaml_ng::from_str("{state: {interval: 30s}, version: 1}").unwrap();
+        let mut root: Value =
+            serde_yaml_ng::from_str("{state: {interval: 30s}, version: 1}").unwrap();
         let path = |p: &str| p.split('.').map(str::to_string).collect::<Vec<_>>();
         set(&mut root, &path("state.interval"), "1s".into()).unwrap();
         set(&mut root, &path("model.seed"), 3.into()).unwrap();
         assert_eq!(root["state"]["interval"], "1s");
         assert_eq!(root["model"]["seed"], 3);
-        assert_eq!(set(&mut root, &path("version.major"), 1.into()), Err("version".into()));
+        assert_eq!(
+            set(&mut root, &path("version.major"), 1.into()),
+            Err("version".into())
+        );
     }
 }

@@ -47,7 +47,11 @@ pub struct Simulated {
 
 impl fmt::Display for Simulated {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} payments, {} of them fraud, in {:.1} s", self.out, self.rows, self.frauds, self.seconds)
+        write!(
+            f,
+            "{}: {} payments, {} of them fraud, in {:.1} s",
+            self.out, self.rows, self.frauds, self.seconds
+        )
     }
 }
 
@@ -58,7 +62,9 @@ pub fn card_fraud(options: &SimulateOptions) -> Result<Simulated, Failure> {
     let simulator = Simulator::new(Options {
         seed: options.seed,
         days: options.days,
-        start_ms: options.start.map_or(defaults.start_ms, |start| start.0 / 1_000),
+        start_ms: options
+            .start
+            .map_or(defaults.start_ms, |start| start.0 / 1_000),
         ..defaults
     })
     .map_err(failed)?;
@@ -69,12 +75,20 @@ pub fn card_fraud(options: &SimulateOptions) -> Result<Simulated, Failure> {
             (written.rows, written.frauds)
         }
     };
-    Ok(Simulated { out: options.out.clone(), rows, frauds, seconds: started.elapsed().as_secs_f64() })
+    Ok(Simulated {
+        out: options.out.clone(),
+        rows,
+        frauds,
+        seconds: started.elapsed().as_secs_f64(),
+    })
 }
 
 /// Sends payments at the rate, stamped with the time of sending, and their labels after the delay.
 fn send(simulator: Simulator, options: &SimulateOptions) -> Result<(u64, u64), Failure> {
-    let kafka = KafkaSettings { brokers: options.brokers.clone(), ..KafkaSettings::default() };
+    let kafka = KafkaSettings {
+        brokers: options.brokers.clone(),
+        ..KafkaSettings::default()
+    };
     let writer = TopicWriter::new(&kafka)?;
     let started = Instant::now();
     let mut unlabelled: VecDeque<(Instant, Payment)> = VecDeque::new();
@@ -89,7 +103,12 @@ fn send(simulator: Simulator, options: &SimulateOptions) -> Result<(u64, u64), F
             send_label(&writer, &labelled)?;
         }
         let event = payment.to_event_json(chrono::Utc::now().timestamp_millis());
-        writer.send(PAYMENTS_TOPIC, payment.card_id().as_bytes(), event.as_bytes(), None)?;
+        writer.send(
+            PAYMENTS_TOPIC,
+            payment.card_id().as_bytes(),
+            event.as_bytes(),
+            None,
+        )?;
         unlabelled.push_back((now + options.label_delay, payment));
         rows += 1;
         frauds += u64::from(payment.fraud.is_some());
@@ -104,9 +123,15 @@ fn send(simulator: Simulator, options: &SimulateOptions) -> Result<(u64, u64), F
 
 fn send_label(writer: &TopicWriter, payment: &Payment) -> Result<(), Failure> {
     let label = payment.to_label_json(chrono::Utc::now().timestamp_millis());
-    writer.send(LABELS_TOPIC, payment.card_id().as_bytes(), label.as_bytes(), None)
+    writer.send(
+        LABELS_TOPIC,
+        payment.card_id().as_bytes(),
+        label.as_bytes(),
+        None,
+    )
 }
 
 fn failed(e: IngestError) -> Failure {
-    Failure::new("simulate", e.to_string()).cure("name a .parquet, .csv or .jsonl file in a folder that is there")
+    Failure::new("simulate", e.to_string())
+        .cure("name a .parquet, .csv or .jsonl file in a folder that is there")
 }

@@ -25,7 +25,9 @@ impl Sequences {
     }
 
     fn contains(&self, sequence: u64) -> bool {
-        self.0.get((sequence / 64) as usize).is_some_and(|word| word >> (sequence % 64) & 1 == 1)
+        self.0
+            .get((sequence / 64) as usize)
+            .is_some_and(|word| word >> (sequence % 64) & 1 == 1)
     }
 }
 
@@ -40,9 +42,9 @@ impl<'de> Deserialize<'de> for Sequences {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let bytes = BASE64.decode(text).map_err(serde::de::Error::custom)?;
-        let words = bytes.chunks_exact(8).map(|word| {
-            u64::from_le_bytes(word.try_into().expect("chunks of eight"))
-        });
+        let words = bytes
+            .chunks_exact(8)
+            .map(|word| u64::from_le_bytes(word.try_into().expect("chunks of eight")));
         Ok(Self(words.collect()))
     }
 }
@@ -108,8 +110,12 @@ impl Tally {
         seconds: f64,
         latency_us: Option<LatencySummary>,
     ) -> Summary {
-        let actions = Action::ALL
-            .map(|action| (action.as_str().into(), self.actions.get(&action).copied().unwrap_or(0)));
+        let actions = Action::ALL.map(|action| {
+            (
+                action.as_str().into(),
+                self.actions.get(&action).copied().unwrap_or(0),
+            )
+        });
         Summary {
             rows_in: self.rows_in,
             decided: self.decided,
@@ -117,8 +123,15 @@ impl Tally {
             state_only: self.rows_in - self.decided - self.dead_lettered,
             late: self.late,
             actions: actions.into_iter().collect(),
-            fraud: has_labels.then_some(FraudSummary { caught: self.caught, missed: self.missed }),
-            events_per_s: if seconds > 0.0 { (decided_now as f64 / seconds).round() } else { 0.0 },
+            fraud: has_labels.then_some(FraudSummary {
+                caught: self.caught,
+                missed: self.missed,
+            }),
+            events_per_s: if seconds > 0.0 {
+                (decided_now as f64 / seconds).round()
+            } else {
+                0.0
+            },
             seconds: (seconds * 1e3).round() / 1e3,
             latency_us,
             rss_mb: rss_mb(),
@@ -161,7 +174,11 @@ impl fmt::Display for Summary {
             "{} in = {} decided + {} dead-lettered + {} state-only; {} late",
             self.rows_in, self.decided, self.dead_lettered, self.state_only, self.late
         )?;
-        let actions: Vec<String> = self.actions.iter().map(|(a, n)| format!("{a} {n}")).collect();
+        let actions: Vec<String> = self
+            .actions
+            .iter()
+            .map(|(a, n)| format!("{a} {n}"))
+            .collect();
         writeln!(f, "{}", actions.join(", "))?;
         if let Some(fraud) = &self.fraud {
             writeln!(f, "fraud: {} caught, {} missed", fraud.caught, fraud.missed)?;
@@ -176,7 +193,11 @@ impl fmt::Display for Summary {
                 ms(latency.p999)
             )?;
         }
-        write!(f, "{} events/s over {} s, {} MiB", self.events_per_s, self.seconds, self.rss_mb)
+        write!(
+            f,
+            "{} events/s over {} s, {} MiB",
+            self.events_per_s, self.seconds, self.rss_mb
+        )
     }
 }
 
@@ -222,7 +243,11 @@ mod tests {
         let text = serde_json::to_string(&set).unwrap();
         let back: Sequences = serde_json::from_str(&text).unwrap();
         for sequence in [0, 1, 63, 64, 65, 1000, 100_000] {
-            assert_eq!(back.contains(sequence), set.contains(sequence), "{sequence}");
+            assert_eq!(
+                back.contains(sequence),
+                set.contains(sequence),
+                "{sequence}"
+            );
         }
     }
 }

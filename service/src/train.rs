@@ -61,7 +61,12 @@ pub fn train(folder: &PipelineFolder, options: &TrainOptions) -> Result<Trained,
         return Err(Failure::usage("--from must be before --to"));
     }
     let started = Instant::now();
-    let recorded = record(folder, &options.inputs, Some(options.to), options.delay_days)?;
+    let recorded = record(
+        folder,
+        &options.inputs,
+        Some(options.to),
+        options.delay_days,
+    )?;
     let plan = TrainingPlan {
         from_us: options.from.0,
         to_us: options.to.0,
@@ -69,9 +74,14 @@ pub fn train(folder: &PipelineFolder, options: &TrainOptions) -> Result<Trained,
         seed: options.seed,
     };
     let progress = Progress::epochs("train");
-    let model = sanderling_scoring::train(&recorded.recording, &folder.settings.model, &plan, &mut |p| {
-        progress.epoch(p.epochs, p.of, p.loss);
-    })
+    let model = sanderling_scoring::train(
+        &recorded.recording,
+        &folder.settings.model,
+        &plan,
+        &mut |p| {
+            progress.epoch(p.epochs, p.of, p.loss);
+        },
+    )
     .map_err(model_failure)?;
     progress.finish();
     model.save(&options.out).map_err(model_failure)?;

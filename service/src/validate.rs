@@ -38,8 +38,15 @@ impl fmt::Display for Valid {
                 "  {:<32} {:<16} {}{}",
                 feature.name,
                 feature.data_type,
-                feature.history_of.as_deref().map_or("the event alone".into(), |e| format!("history of {e}")),
-                if feature.from_label { ", from labels" } else { "" }
+                feature
+                    .history_of
+                    .as_deref()
+                    .map_or("the event alone".into(), |e| format!("history of {e}")),
+                if feature.from_label {
+                    ", from labels"
+                } else {
+                    ""
+                }
             )?;
         }
         write!(
@@ -48,7 +55,11 @@ impl fmt::Display for Valid {
             self.pipeline,
             self.streams,
             self.features.len(),
-            if self.entities.is_empty() { "none".into() } else { self.entities.join(", ") },
+            if self.entities.is_empty() {
+                "none".into()
+            } else {
+                self.entities.join(", ")
+            },
             if self.policy { "a policy" } else { "no policy" },
             match &self.model {
                 Some(hash) => format!("model {}", &hash[..hash.len().min(12)]),
@@ -97,14 +108,21 @@ pub fn validate(path: &Path, sets: &[String], model: Option<&Path>) -> Result<Va
     Ok(Valid {
         pipeline: folder.name.clone(),
         streams: folder.relation.streams.len(),
-        entities: folder.relation.entities.iter().map(|e| e.name.clone()).collect(),
+        entities: folder
+            .relation
+            .entities
+            .iter()
+            .map(|e| e.name.clone())
+            .collect(),
         features: schema
             .fields
             .iter()
             .map(|field| ValidFeature {
                 name: field.name.clone(),
                 data_type: field.data_type.to_string(),
-                history_of: field.entity.map(|at| folder.relation.entities[at].name.clone()),
+                history_of: field
+                    .entity
+                    .map(|at| folder.relation.entities[at].name.clone()),
                 from_label: field.from_label,
             })
             .collect(),

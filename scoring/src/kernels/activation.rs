@@ -16,7 +16,15 @@ pub(crate) fn exp(x: f32) -> f32 {
     let n = shifted - ROUND;
     let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, x));
     let mut p = 1.0 / 5040.0;
-    for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+    for c in [
+        1.0 / 720.0,
+        1.0 / 120.0,
+        1.0 / 24.0,
+        1.0 / 6.0,
+        0.5,
+        1.0,
+        1.0,
+    ] {
         p = r.mul_add(p, c);
     }
     let power = shifted.to_bits().wrapping_shl(23).wrapping_add(0x3f80_0000);
@@ -70,7 +78,10 @@ dispatch! {
 
 #[inline(always)]
 fn lstm_lanes(gates: &[f32], carry: &mut [f32], hidden: usize) {
-    for (gates, carry) in gates.chunks_exact(4 * hidden).zip(carry.chunks_exact_mut(2 * hidden)) {
+    for (gates, carry) in gates
+        .chunks_exact(4 * hidden)
+        .zip(carry.chunks_exact_mut(2 * hidden))
+    {
         let (input, rest) = gates.split_at(hidden);
         let (forget, rest) = rest.split_at(hidden);
         let (cell, output) = rest.split_at(hidden);
@@ -90,7 +101,9 @@ dispatch! {
 
 #[inline(always)]
 fn gru_lanes(from_input: &[f32], from_carry: &[f32], carry: &mut [f32], hidden: usize) {
-    let gates = from_input.chunks_exact(3 * hidden).zip(from_carry.chunks_exact(3 * hidden));
+    let gates = from_input
+        .chunks_exact(3 * hidden)
+        .zip(from_carry.chunks_exact(3 * hidden));
     for ((x, u), h) in gates.zip(carry.chunks_exact_mut(hidden)) {
         let (x_reset, x) = x.split_at(hidden);
         let (x_update, x_new) = x.split_at(hidden);

@@ -42,7 +42,13 @@ impl Dense {
         }
         let mut padded = bias.to_vec();
         padded.resize(stride, 0.0);
-        Self { inputs, outputs, stride, weights, bias: padded }
+        Self {
+            inputs,
+            outputs,
+            stride,
+            weights,
+            bias: padded,
+        }
     }
 
     /// From the tensors `{name}.weight` and `{name}.bias`.
@@ -53,7 +59,11 @@ impl Dense {
         inputs: usize,
     ) -> Result<Self, ScoringError> {
         let weight = weights.get(&format!("{name}.weight"), &[outputs, inputs])?;
-        Ok(Self::new(weight, weights.get(&format!("{name}.bias"), &[outputs])?, inputs))
+        Ok(Self::new(
+            weight,
+            weights.get(&format!("{name}.bias"), &[outputs])?,
+            inputs,
+        ))
     }
 
     /// Number of outputs.
@@ -84,7 +94,10 @@ fn product_tiles(dense: &Dense, x: Rows<'_>, y: &mut [f32], accumulate: bool) {
         return;
     }
     assert_eq!(y.len(), rows * dense.outputs, "y is rows x outputs");
-    assert!(x.values.len() >= (rows - 1) * x.stride + dense.inputs, "x has all the rows");
+    assert!(
+        x.values.len() >= (rows - 1) * x.stride + dense.inputs,
+        "x has all the rows"
+    );
     let mut row = 0;
     while row + 6 <= rows {
         product_rows::<6>(dense, x, y, accumulate, row);
@@ -161,7 +174,13 @@ mod tests {
             let dense = Dense::new(&weight, &bias, inputs);
             let x = numbers(29 * inputs, &mut rng);
             let mut whole = vec![0.0; 29 * outputs];
-            dense.forward(Rows { values: &x, stride: inputs }, &mut whole);
+            dense.forward(
+                Rows {
+                    values: &x,
+                    stride: inputs,
+                },
+                &mut whole,
+            );
             for (row, y) in whole.chunks_exact(outputs).enumerate() {
                 let expected: Vec<f32> = (0..outputs)
                     .map(|o| {
@@ -176,7 +195,13 @@ mod tests {
                 let mut parts = Vec::new();
                 for rows in x.chunks(size * inputs) {
                     let mut y = vec![0.0; rows.len() / inputs * outputs];
-                    dense.forward(Rows { values: rows, stride: inputs }, &mut y);
+                    dense.forward(
+                        Rows {
+                            values: rows,
+                            stride: inputs,
+                        },
+                        &mut y,
+                    );
                     parts.extend(y);
                 }
                 assert_eq!(parts, whole, "batches of {size}");
@@ -191,15 +216,35 @@ mod tests {
         let weight = numbers((a + b) * outputs, &mut rng);
         let bias = numbers(outputs, &mut rng);
         let part = |from: usize, to: usize| -> Vec<f32> {
-            weight.chunks_exact(a + b).flat_map(|row| row[from..to].to_vec()).collect()
+            weight
+                .chunks_exact(a + b)
+                .flat_map(|row| row[from..to].to_vec())
+                .collect()
         };
         let x = numbers(4 * (a + b), &mut rng);
         let mut whole = vec![0.0; 4 * outputs];
-        Dense::new(&weight, &bias, a + b).forward(Rows { values: &x, stride: a + b }, &mut whole);
+        Dense::new(&weight, &bias, a + b).forward(
+            Rows {
+                values: &x,
+                stride: a + b,
+            },
+            &mut whole,
+        );
         let mut parts = vec![0.0; 4 * outputs];
-        Dense::new(&part(0, a), &bias, a).forward(Rows { values: &x, stride: a + b }, &mut parts);
-        Dense::new(&part(a, a + b), &bias, b)
-            .accumulate(Rows { values: &x[a..], stride: a + b }, &mut parts);
+        Dense::new(&part(0, a), &bias, a).forward(
+            Rows {
+                values: &x,
+                stride: a + b,
+            },
+            &mut parts,
+        );
+        Dense::new(&part(a, a + b), &bias, b).accumulate(
+            Rows {
+                values: &x[a..],
+                stride: a + b,
+            },
+            &mut parts,
+        );
         assert_eq!(parts, whole);
     }
 }

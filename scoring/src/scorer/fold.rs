@@ -42,7 +42,15 @@ impl Scorer {
         }
         let keys = self.keys(steps, &first, &tokens, &cells[0]);
         for (m, layout) in model.shape.memories.iter().enumerate() {
-            self.remember(m, layout, steps, &cells[m], &moved, keys.get(m), &mut context);
+            self.remember(
+                m,
+                layout,
+                steps,
+                &cells[m],
+                &moved,
+                keys.get(m),
+                &mut context,
+            );
         }
         (rows, context)
     }
@@ -61,7 +69,9 @@ impl Scorer {
         let (memories, token_size, context_size) =
             (shape.memories.len(), shape.token, shape.context_size());
         for (m, layout) in shape.memories.iter().enumerate() {
-            let slots = steps.slots[layout.entity].iter().filter(|&&slot| slot != NO_SLOT);
+            let slots = steps.slots[layout.entity]
+                .iter()
+                .filter(|&&slot| slot != NO_SLOT);
             if let Some(&max) = slots.max() {
                 self.memories[m].grow_to(max as usize + 1);
             }
@@ -77,7 +87,12 @@ impl Scorer {
                     continue;
                 }
                 self.pending.advance(label.time_us, self.horizon_us);
-                let Self { memories: states, pending, locals, .. } = self;
+                let Self {
+                    memories: states,
+                    pending,
+                    locals,
+                    ..
+                } = self;
                 pending.take(label.of, |of| {
                     for m in 1..memories {
                         let slot = of.slots[m - 1];
@@ -121,7 +136,11 @@ impl Scorer {
                 }
                 let state = self.memories[m].get(slot as usize);
                 let (steps_taken, last_us) = (state.steps, state.last_us);
-                let since = if steps_taken > 0 { elapsed(time_us - last_us) } else { 0.0 };
+                let since = if steps_taken > 0 {
+                    elapsed(time_us - last_us)
+                } else {
+                    0.0
+                };
                 if m > 0 {
                     context[layout.scalars.clone()].copy_from_slice(&[known(steps_taken), since]);
                     continue;
@@ -129,18 +148,26 @@ impl Scorer {
                 let seen = if steps_taken > 0 { 1.0 } else { 0.0 };
                 context[layout.scalars.clone()].copy_from_slice(&[seen, since]);
                 let cell = &mut cells[0];
-                cell.of.push(local(&mut self.locals[0], &mut cell.slots, slot));
+                cell.of
+                    .push(local(&mut self.locals[0], &mut cell.slots, slot));
                 cell.inputs.extend_from_slice(token);
-                cell.inputs.extend([first[event] * FIRST_STAGE_SCALE, since]);
+                cell.inputs
+                    .extend([first[event] * FIRST_STAGE_SCALE, since]);
                 let state = self.memories[0].get_mut(slot as usize);
-                state.last_us = if steps_taken > 0 { last_us.max(time_us) } else { time_us };
+                state.last_us = if steps_taken > 0 {
+                    last_us.max(time_us)
+                } else {
+                    time_us
+                };
                 state.steps += 1;
             }
             if has_labels {
                 self.pending.advance(time_us, self.horizon_us);
-                let slots =
-                    shape.memories[1..].iter().map(|layout| steps.slots[layout.entity][event]);
-                self.pending.insert(steps.sequences[event], time_us, first[event], slots, token);
+                let slots = shape.memories[1..]
+                    .iter()
+                    .map(|layout| steps.slots[layout.entity][event]);
+                self.pending
+                    .insert(steps.sequences[event], time_us, first[event], slots, token);
             }
         }
         for (m, cell) in cells.iter().enumerate() {
@@ -167,7 +194,13 @@ impl Scorer {
         }
         steps.before.resize(steps.of.len() * width, 0.0);
         steps.after.resize(steps.of.len() * width, 0.0);
-        cell.advance(&mut carries, &steps.of, &steps.inputs, &mut steps.before, &mut steps.after);
+        cell.advance(
+            &mut carries,
+            &steps.of,
+            &steps.inputs,
+            &mut steps.before,
+            &mut steps.after,
+        );
     }
 
     /// Pass 3: key and value of each event for each memory, events x 2 key sizes.
@@ -255,7 +288,11 @@ impl Scorer {
                 context[layout.ring.start + i * entry_size..][..entry_size]
                     .copy_from_slice(&state.ring[at * entry_size..][..entry_size]);
             }
-            state.push(time_us, &keys[event * entry_size..][..entry_size], layout.events());
+            state.push(
+                time_us,
+                &keys[event * entry_size..][..entry_size],
+                layout.events(),
+            );
         }
     }
 
@@ -269,11 +306,19 @@ impl Scorer {
         let model = &*self.model;
         let width = model.shape.inputs.len();
         let n = rows.z.len() / width;
-        let context_size = if context.is_empty() { 0 } else { model.context_size() };
+        let context_size = if context.is_empty() {
+            0
+        } else {
+            model.context_size()
+        };
         let parts = self.threads.min(n / THREAD_ROWS_MIN).max(1);
         let part = |from: usize, to: usize| {
             let rows = rows.all().slice(from, to - from, width);
-            work(model, rows, &context[from * context_size..to * context_size])
+            work(
+                model,
+                rows,
+                &context[from * context_size..to * context_size],
+            )
         };
         if parts == 1 {
             return part(0, n);

@@ -52,14 +52,23 @@ fn batches_threads_and_rungs_change_nothing() {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut parts = scorer(&stream, &model, threads);
         let found = fold(&mut parts, &stream, all, || {
-            (if rng.random_bool(0.3) { 1 } else { rng.random_range(1..400) }, Rung::Full)
+            (
+                if rng.random_bool(0.3) {
+                    1
+                } else {
+                    rng.random_range(1..400)
+                },
+                Rung::Full,
+            )
         });
         assert!(found == expected, "split {seed} over {threads} threads");
         assert!(state(&parts) == expected_state, "state of split {seed}");
     }
     let mut rng = ChaCha8Rng::seed_from_u64(4);
     let mut mixed = scorer(&stream, &model, 1);
-    let found = fold(&mut mixed, &stream, all, || (64, Rung::ALL[rng.random_range(0..4)]));
+    let found = fold(&mut mixed, &stream, all, || {
+        (64, Rung::ALL[rng.random_range(0..4)])
+    });
     assert!(found.1 == expected.1, "contexts on other rungs");
     assert!(state(&mixed) == expected_state, "state on other rungs");
 }
@@ -72,16 +81,25 @@ fn a_restored_fold_goes_on() {
     let half = stream.len() / 2;
     fold(&mut unbroken, &stream, (0, half), || (50, Rung::Full));
     let bytes = state(&unbroken);
-    let expected = fold(&mut unbroken, &stream, (half, stream.len()), || (50, Rung::Full));
+    let expected = fold(&mut unbroken, &stream, (half, stream.len()), || {
+        (50, Rung::Full)
+    });
     let mut restored = scorer(&stream, &model, 1);
-    restored.restore(&Restored::read_arrow(bytes.as_slice()).unwrap()).unwrap();
-    let found = fold(&mut restored, &stream, (half, stream.len()), || (33, Rung::Full));
+    restored
+        .restore(&Restored::read_arrow(bytes.as_slice()).unwrap())
+        .unwrap();
+    let found = fold(&mut restored, &stream, (half, stream.len()), || {
+        (33, Rung::Full)
+    });
     assert!(found == expected);
 
     let other = Arc::new(self::model(&stream.recording(), &small(2), 0.7));
     let mut other = scorer(&stream, &other, 1);
     let refused = other.restore(&Restored::read_arrow(bytes.as_slice()).unwrap());
-    assert!(matches!(refused, Err(ScoringError::State(StateError::Mismatch(_)))));
+    assert!(matches!(
+        refused,
+        Err(ScoringError::State(StateError::Mismatch(_)))
+    ));
 }
 
 #[test]
@@ -91,7 +109,9 @@ fn forward_is_the_pure_part_of_score() {
     for rung in Rung::ALL {
         let mut scorer = scorer(&stream, &model, 1);
         scorer.score(&stream.batch(0, 500), rung).unwrap();
-        let scored = scorer.score(&stream.batch(500, stream.len()), rung).unwrap();
+        let scored = scorer
+            .score(&stream.batch(500, stream.len()), rung)
+            .unwrap();
         assert_eq!(scored.batch.scores, model.forward(&scored.inputs, rung));
         assert_eq!(scored.inputs.rows, scored.batch.scores.len());
         let (columns, size) = (model.columns(), model.context_size());
@@ -101,7 +121,10 @@ fn forward_is_the_pure_part_of_score() {
                 features: scored.inputs.features[row * columns..][..columns].to_vec(),
                 context: scored.inputs.context[row * size..][..size].to_vec(),
             };
-            assert_eq!(model.forward(&one, rung)[0].to_bits(), scored.batch.scores[row].to_bits());
+            assert_eq!(
+                model.forward(&one, rung)[0].to_bits(),
+                scored.batch.scores[row].to_bits()
+            );
         }
     }
 }
@@ -114,7 +137,11 @@ fn an_event_without_endpoints_has_the_cold_context() {
     let first = scorer.score(&stream.batch(0, 1), Rung::Full).unwrap();
     assert_eq!(first.inputs.context, model.cold_context());
     assert_eq!(
-        scorer.score(&stream.batch(1, 2), Rung::Rules).unwrap().batch.scores,
+        scorer
+            .score(&stream.batch(1, 2), Rung::Rules)
+            .unwrap()
+            .batch
+            .scores,
         [model.base_score()]
     );
 }
@@ -144,7 +171,9 @@ fn a_folder_is_read_back_and_checked() {
     let model = Arc::new(model);
     let all = (0, stream.len());
     let scores = |model: &Arc<ServedModel>| {
-        fold(&mut scorer(&stream, model, 1), &stream, all, || (90, Rung::Full))
+        fold(&mut scorer(&stream, model, 1), &stream, all, || {
+            (90, Rung::Full)
+        })
     };
     assert!(scores(&back) == scores(&model));
     let weights = dir.join("model.safetensors");
@@ -160,7 +189,12 @@ fn a_folder_is_read_back_and_checked() {
 #[test]
 fn telemetry_goes_through_the_same_fold() {
     let stream = telemetry(3000, 1);
-    let options = ModelOptions { output: Output::Forecast, lstm: 32, token: None, ..small(16) };
+    let options = ModelOptions {
+        output: Output::Forecast,
+        lstm: 32,
+        token: None,
+        ..small(16)
+    };
     let model = Arc::new(model(&stream.recording(), &options, 0.7));
     let mut scorer = scorer(&stream, &model, 2);
     let (mut full, mut linear) = (0.0, 0.0);
@@ -169,8 +203,14 @@ fn telemetry_goes_through_the_same_fold() {
         let scored = scorer.score(&batch, Rung::Full).unwrap();
         if from >= 2250 {
             full += scored.batch.scores.iter().sum::<f64>();
-            linear += model.forward(&scored.inputs, Rung::Linear).iter().sum::<f64>();
+            linear += model
+                .forward(&scored.inputs, Rung::Linear)
+                .iter()
+                .sum::<f64>();
         }
     }
-    assert!(full < 0.5 * linear, "forecast error {full} against {linear} without memory");
+    assert!(
+        full < 0.5 * linear,
+        "forecast error {full} against {linear} without memory"
+    );
 }

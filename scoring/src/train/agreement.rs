@@ -22,10 +22,20 @@ fn serving_agrees_with_the_graph() {
     options.training.endpoint_steps = 3;
     let shape = Architecture::new(&options, recording.schema(), recording.entities()).unwrap();
     let end = recording.times_us()[recording.len() - 1] + 1;
-    let plan = TrainingPlan { from_us: 0, to_us: end, known_by_us: end, seed: 1 };
+    let plan = TrainingPlan {
+        from_us: 0,
+        to_us: end,
+        known_by_us: end,
+        seed: 1,
+    };
     let (gradient, label) = gradient_rows(&recording, options.output, &plan).unwrap();
-    let front =
-        Front::fit(&shape, gradient.rows.iter().map(|&row| recording.features(row as usize)));
+    let front = Front::fit(
+        &shape,
+        gradient
+            .rows
+            .iter()
+            .map(|&row| recording.features(row as usize)),
+    );
     let history = History::new(&recording, shape.memories.len());
     let mut rng = ChaCha8Rng::seed_from_u64(5);
     let params = Params::new(shape.tensors(), &mut rng).unwrap();
@@ -33,9 +43,11 @@ fn serving_agrees_with_the_graph() {
     params.store(&mut weights).unwrap();
     front.store(&mut weights);
     weights.insert("label", &[2], label.to_vec());
-    let inputs = Stages::new(&shape, &recording, &front, &history, &gradient, &params, rng)
-        .inputs(recording.len())
-        .unwrap();
+    let inputs = Stages::new(
+        &shape, &recording, &front, &history, &gradient, &params, rng,
+    )
+    .inputs(recording.len())
+    .unwrap();
     let carries = Carries::fold(&shape, &recording, &history, &inputs, &weights).unwrap();
     let source = Source {
         shape: &shape,
@@ -46,7 +58,10 @@ fn serving_agrees_with_the_graph() {
     };
     let rows: Vec<u32> = (0..recording.len() as u32).collect();
     let every: Vec<usize> = (0..shape.inputs.len()).collect();
-    let graph = Graph { shape: &shape, params: &params };
+    let graph = Graph {
+        shape: &shape,
+        params: &params,
+    };
     let now = present(&shape, &recording, &front, &rows, &every).unwrap();
     let first = present(&shape, &recording, &front, &rows, &shape.first).unwrap();
     let pasts = vec![
@@ -60,16 +75,34 @@ fn serving_agrees_with_the_graph() {
     let expected: Vec<Vec<f32>> = expected.iter().map(flat).collect();
     let expected_first = flat(&graph.first_stage(&first).unwrap());
 
-    let identity = Calibration { slope: 1.0, intercept: 0.0 };
-    let identities =
-        RungCalibrations { full: identity, no_graph: identity, linear: identity, rules: identity };
-    let draft = Draft { recording: &recording, shape: &shape, plan: &plan, gradient: &gradient };
-    let model = draft.finish(&mut weights, identities, TrainingMetrics::default()).unwrap();
-    let features: Vec<f32> =
-        (0..recording.len()).flat_map(|event| recording.features(event).to_vec()).collect();
+    let identity = Calibration {
+        slope: 1.0,
+        intercept: 0.0,
+    };
+    let identities = RungCalibrations {
+        full: identity,
+        no_graph: identity,
+        linear: identity,
+        rules: identity,
+    };
+    let draft = Draft {
+        recording: &recording,
+        shape: &shape,
+        plan: &plan,
+        gradient: &gradient,
+    };
+    let model = draft
+        .finish(&mut weights, identities, TrainingMetrics::default())
+        .unwrap();
+    let features: Vec<f32> = (0..recording.len())
+        .flat_map(|event| recording.features(event).to_vec())
+        .collect();
     let found_first = model.first_stage(model.front.standardise(&features).all());
     for (event, (found, wanted)) in found_first.iter().zip(&expected_first).enumerate() {
-        assert!((found - wanted).abs() < 1e-5, "first stage, event {event}: {found} {wanted}");
+        assert!(
+            (found - wanted).abs() < 1e-5,
+            "first stage, event {event}: {found} {wanted}"
+        );
     }
     let mut scorer = Scorer::of_recording(Arc::new(model), &recording, 1).unwrap();
     let rungs = [Rung::Full, Rung::NoGraph, Rung::Linear];
@@ -77,7 +110,10 @@ fn serving_agrees_with_the_graph() {
     scorer.fold_recording(&recording, (0, recording.len()), &rungs, |event, found| {
         for (rung, (&found, wanted)) in found.iter().zip(&expected).enumerate() {
             let wanted = wanted[event];
-            assert!((found - wanted).abs() < 1e-5, "event {event} rung {rung}: {found} {wanted}");
+            assert!(
+                (found - wanted).abs() < 1e-5,
+                "event {event} rung {rung}: {found} {wanted}"
+            );
         }
         differ |= (found[0] - found[1]).abs() > 1e-3;
     });
@@ -98,7 +134,9 @@ impl Draws {
     }
 
     fn bits(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| if self.0.random_bool(0.7) { 1.0 } else { 0.0 }).collect()
+        (0..n)
+            .map(|_| if self.0.random_bool(0.7) { 1.0 } else { 0.0 })
+            .collect()
     }
 }
 
@@ -117,11 +155,21 @@ fn assert_same(vars: &[&Var], found: &Tensor, wanted: &Tensor) {
         }
     };
     close(found, wanted, "value");
-    let grads =
-        |tensor: &Tensor| (tensor * &weights).unwrap().sum_all().unwrap().backward().unwrap();
+    let grads = |tensor: &Tensor| {
+        (tensor * &weights)
+            .unwrap()
+            .sum_all()
+            .unwrap()
+            .backward()
+            .unwrap()
+    };
     let (found, wanted) = (grads(found), grads(wanted));
     for (i, var) in vars.iter().enumerate() {
-        close(found.get(var).unwrap(), wanted.get(var).unwrap(), &format!("gradient {i}"));
+        close(
+            found.get(var).unwrap(),
+            wanted.get(var).unwrap(),
+            &format!("gradient {i}"),
+        );
     }
 }
 
@@ -134,22 +182,44 @@ fn unrolled_cells_equal_single_operations() {
         let x = draws.var(&[steps * rows, gates * hidden]);
         let weight = draws.var(&[gates * hidden, hidden]);
         let bias = draws.var(&[gates * hidden]);
-        let width = if kind == Kind::Lstm { 2 * hidden } else { hidden };
+        let width = if kind == Kind::Lstm {
+            2 * hidden
+        } else {
+            hidden
+        };
         let (carry, mask) = (draws.numbers(rows * width), draws.bits(steps * rows));
-        let unrolled = Unrolled { kind, carry: carry.clone(), mask: mask.clone(), rows, hidden };
+        let unrolled = Unrolled {
+            kind,
+            carry: carry.clone(),
+            mask: mask.clone(),
+            rows,
+            hidden,
+        };
         let zero = bias.zeros_like().unwrap();
-        let hidden_bias = if kind == Kind::Lstm { &zero } else { bias.as_tensor() };
+        let hidden_bias = if kind == Kind::Lstm {
+            &zero
+        } else {
+            bias.as_tensor()
+        };
         let found = x.apply_op3(&weight, hidden_bias, unrolled).unwrap();
 
         let carry = Tensor::from_vec(carry, (rows, width), &Device::Cpu).unwrap();
         let mask = Tensor::from_vec(mask, (steps, rows, 1), &Device::Cpu).unwrap();
         let part = |t: &Tensor, i: usize| t.narrow(1, i * hidden, hidden).unwrap();
         let mut h = part(&carry, 0);
-        let mut c = if kind == Kind::Lstm { part(&carry, 1) } else { h.clone() };
+        let mut c = if kind == Kind::Lstm {
+            part(&carry, 1)
+        } else {
+            h.clone()
+        };
         for step in 0..steps {
             let x = x.narrow(0, step * rows, rows).unwrap();
             let mask = mask.get(step).unwrap();
-            let u = h.matmul(&weight.t().unwrap()).unwrap().broadcast_add(hidden_bias).unwrap();
+            let u = h
+                .matmul(&weight.t().unwrap())
+                .unwrap()
+                .broadcast_add(hidden_bias)
+                .unwrap();
             let keep = |new: &Tensor, old: &Tensor| {
                 (old + (new - old).unwrap().broadcast_mul(&mask).unwrap()).unwrap()
             };
@@ -161,12 +231,19 @@ fn unrolled_cells_equal_single_operations() {
                 (h, c) = (keep(&new_h, &h), keep(&new_c, &c));
             } else {
                 let (reset, update) = (sigmoid(&sum(0)).unwrap(), sigmoid(&sum(1)).unwrap());
-                let new = (part(&x, 2) + (reset * part(&u, 2)).unwrap()).unwrap().tanh().unwrap();
+                let new = (part(&x, 2) + (reset * part(&u, 2)).unwrap())
+                    .unwrap()
+                    .tanh()
+                    .unwrap();
                 let new_h = (&new + (update * (&h - &new).unwrap()).unwrap()).unwrap();
                 h = keep(&new_h, &h);
             }
         }
-        let vars: &[&Var] = if kind == Kind::Lstm { &[&x, &weight] } else { &[&x, &weight, &bias] };
+        let vars: &[&Var] = if kind == Kind::Lstm {
+            &[&x, &weight]
+        } else {
+            &[&x, &weight, &bias]
+        };
         assert_same(vars, &found, &h);
     }
 }
@@ -182,27 +259,48 @@ fn attention_equals_single_operations() {
     let mut mask = draws.bits(rows * events);
     mask[..events].fill(0.0);
     let ages = draws.numbers(rows * events);
-    let attend = Attend { rows, events, heads, mask: mask.clone(), ages: ages.clone() };
+    let attend = Attend {
+        rows,
+        events,
+        heads,
+        mask: mask.clone(),
+        ages: ages.clone(),
+    };
     let found = query.apply_op3(&entries, &decay, attend).unwrap();
 
-    let any: Vec<f32> =
-        mask.chunks_exact(events).map(|m| if m.contains(&1.0) { 1.0 } else { 0.0 }).collect();
+    let any: Vec<f32> = mask
+        .chunks_exact(events)
+        .map(|m| if m.contains(&1.0) { 1.0 } else { 0.0 })
+        .collect();
     let shut: Vec<f32> = mask.iter().map(|m| (m - 1.0) * 1e9).collect();
     let tensor =
         |values: Vec<f32>, shape: &[usize]| Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
     let part = |i: usize| {
-        let half = entries.narrow(1, i * size, size).unwrap().contiguous().unwrap();
+        let half = entries
+            .narrow(1, i * size, size)
+            .unwrap()
+            .contiguous()
+            .unwrap();
         half.reshape((rows, events, heads, head)).unwrap()
     };
-    let dots = part(0).broadcast_mul(&query.reshape((rows, 1, heads, head)).unwrap()).unwrap();
+    let dots = part(0)
+        .broadcast_mul(&query.reshape((rows, 1, heads, head)).unwrap())
+        .unwrap();
     let dots = (dots.sum(D::Minus1).unwrap() * (1.0 / (head as f64).sqrt())).unwrap();
     let aged =
         tensor(ages, &[rows, events, 1]).broadcast_mul(&decay.reshape((1, 1, heads)).unwrap());
     let logits = (dots - aged.unwrap()).unwrap();
-    let logits = logits.broadcast_add(&tensor(shut, &[rows, events, 1])).unwrap();
+    let logits = logits
+        .broadcast_add(&tensor(shut, &[rows, events, 1]))
+        .unwrap();
     let weights = softmax(&logits, 1).unwrap().unsqueeze(3).unwrap();
-    let wanted =
-        part(1).broadcast_mul(&weights).unwrap().sum(1).unwrap().reshape((rows, size)).unwrap();
+    let wanted = part(1)
+        .broadcast_mul(&weights)
+        .unwrap()
+        .sum(1)
+        .unwrap()
+        .reshape((rows, size))
+        .unwrap();
     let wanted = wanted.broadcast_mul(&tensor(any, &[rows, 1])).unwrap();
     assert_same(&[&query, &entries, &decay], &found, &wanted);
 }

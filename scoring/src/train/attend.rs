@@ -57,7 +57,11 @@ fn attend_forward_lanes(
                 best = best.max(*weight);
             }
             for weight in weights.iter_mut() {
-                *weight = if *weight == f32::NEG_INFINITY { 0.0 } else { exp(*weight - best) };
+                *weight = if *weight == f32::NEG_INFINITY {
+                    0.0
+                } else {
+                    exp(*weight - best)
+                };
                 sum += *weight;
             }
             if sum == 0.0 {
@@ -144,7 +148,10 @@ impl CustomOp3 for Attend {
         let mut weights = vec![0.0; self.rows * self.heads * self.events];
         let (entries, decay) = (slice(entries, entries_layout)?, slice(decay, decay_layout)?);
         attend_forward(self, query, entries, decay, &mut weights, &mut out);
-        Ok((CpuStorage::F32(out), (self.rows, query.len() / self.rows).into()))
+        Ok((
+            CpuStorage::F32(out),
+            (self.rows, query.len() / self.rows).into(),
+        ))
     }
 
     fn bwd(

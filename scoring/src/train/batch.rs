@@ -103,7 +103,8 @@ impl Source<'_> {
 
     fn z(&self, event: u32) -> Option<&[f32]> {
         let all = self.shape.remembered.len();
-        self.place(event).map(|place| &self.inputs.z[place * all..][..all])
+        self.place(event)
+            .map(|place| &self.inputs.z[place * all..][..all])
     }
 
     /// The own entity's past of `rows`.
@@ -116,9 +117,14 @@ impl Source<'_> {
             unroll(previous[row as usize], previous, chain);
         }
         let mut carry = vec![0.0; n * 2 * hidden];
-        for (carry, chain) in carry.chunks_exact_mut(2 * hidden).zip(chain.chunks_exact(count)) {
-            let oldest =
-                chain.iter().find(|&&event| event != NONE).and_then(|&event| self.place(event));
+        for (carry, chain) in carry
+            .chunks_exact_mut(2 * hidden)
+            .zip(chain.chunks_exact(count))
+        {
+            let oldest = chain
+                .iter()
+                .find(|&&event| event != NONE)
+                .and_then(|&event| self.place(event));
             if let Some(known) = oldest.and_then(|place| self.carries.own(place)) {
                 carry.copy_from_slice(known);
             }
@@ -128,8 +134,16 @@ impl Source<'_> {
             extras[1] = self.history.own[event as usize][1];
             Some(event)
         })?;
-        let scalars = rows.iter().flat_map(|&row| self.history.own[row as usize]).collect();
-        Ok(Past { carry, steps, scalars: tensor(scalars, &[n, 2])?, ring: self.ring(0, rows)? })
+        let scalars = rows
+            .iter()
+            .flat_map(|&row| self.history.own[row as usize])
+            .collect();
+        Ok(Past {
+            carry,
+            steps,
+            scalars: tensor(scalars, &[n, 2])?,
+            ring: self.ring(0, rows)?,
+        })
     }
 
     /// The past of `rows` at the endpoint of memory `m`.
@@ -142,14 +156,21 @@ impl Source<'_> {
             unroll(endpoint.newest[row as usize], &endpoint.previous, chain);
             // What is older than the window is left out.
             for label in chain.iter_mut() {
-                let of = self.history.labels.get(*label as usize).map(|label| label.of);
+                let of = self
+                    .history
+                    .labels
+                    .get(*label as usize)
+                    .map(|label| label.of);
                 if of.and_then(|of| self.place(of)).is_none() {
                     *label = NONE;
                 }
             }
         }
         let mut carry = vec![0.0; n * hidden];
-        for (carry, chain) in carry.chunks_exact_mut(hidden).zip(chain.chunks_exact(count)) {
+        for (carry, chain) in carry
+            .chunks_exact_mut(hidden)
+            .zip(chain.chunks_exact(count))
+        {
             let oldest = chain.iter().find(|&&label| label != NONE);
             if let Some(known) = oldest.and_then(|&label| self.carries.label(m - 1, label as usize))
             {
@@ -164,8 +185,16 @@ impl Source<'_> {
             extras[3] = label.age;
             Some(label.of)
         })?;
-        let scalars = rows.iter().flat_map(|&row| endpoint.scalars[row as usize]).collect();
-        Ok(Past { carry, steps, scalars: tensor(scalars, &[n, 2])?, ring: self.ring(m, rows)? })
+        let scalars = rows
+            .iter()
+            .flat_map(|&row| endpoint.scalars[row as usize])
+            .collect();
+        Ok(Past {
+            carry,
+            steps,
+            scalars: tensor(scalars, &[n, 2])?,
+            ring: self.ring(m, rows)?,
+        })
     }
 
     /// The steps of `chain` (rows x `count` links): `fill` writes what stands beside a link's token

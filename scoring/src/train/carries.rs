@@ -50,7 +50,13 @@ impl Carries {
         let token = Dense::load(weights, "token", size, all)?;
         let events = inputs.first_stage.len();
         let mut tokens = vec![0.0; events * size];
-        token.forward(Rows { values: &inputs.z, stride: all }, &mut tokens);
+        token.forward(
+            Rows {
+                values: &inputs.z,
+                stride: all,
+            },
+            &mut tokens,
+        );
 
         let cell = Cell::load(shape, 0, weights)?;
         let own_width = cell.carry_size();
@@ -62,7 +68,10 @@ impl Carries {
             for event in from..(from + CHUNK).min(events) {
                 let slot = recording.slots(0)[inputs.first + event];
                 if slot != NO_SLOT {
-                    let extras = [inputs.first_stage[event], history.own[inputs.first + event][1]];
+                    let extras = [
+                        inputs.first_stage[event],
+                        history.own[inputs.first + event][1],
+                    ];
                     steps.add(event, slot, &tokens[event * size..][..size], &extras);
                 }
             }
@@ -73,8 +82,9 @@ impl Carries {
         let first = inputs.first as u32;
         let inside = history.labels.iter().position(|label| label.of >= first);
         let first_label = inside.unwrap_or(history.labels.len());
-        let end =
-            history.labels.partition_point(|label| (label.at as usize) <= inputs.first + events);
+        let end = history
+            .labels
+            .partition_point(|label| (label.at as usize) <= inputs.first + events);
         let count = end.saturating_sub(first_label);
         let mut carries = Self {
             own,
@@ -110,7 +120,9 @@ impl Carries {
 
     /// The own entity's (h, c) before an event; `None` where it is zero.
     pub(crate) fn own(&self, place: usize) -> Option<&[f32]> {
-        self.own.get(place * self.own_width..(place + 1) * self.own_width).filter(|c| !c.is_empty())
+        self.own
+            .get(place * self.own_width..(place + 1) * self.own_width)
+            .filter(|c| !c.is_empty())
     }
 
     /// An endpoint's carry before a label; `None` where it is zero.
@@ -149,7 +161,13 @@ impl Steps {
         let width = cell.carry_size();
         self.before.resize(self.of.len() * width, 0.0);
         self.after.resize(self.of.len() * width, 0.0);
-        cell.advance(state, &self.of, &self.inputs, &mut self.before, &mut self.after);
+        cell.advance(
+            state,
+            &self.of,
+            &self.inputs,
+            &mut self.before,
+            &mut self.after,
+        );
         for (&row, before) in self.rows.iter().zip(self.before.chunks_exact(width)) {
             out[row * width..][..width].copy_from_slice(before);
         }

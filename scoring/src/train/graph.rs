@@ -40,13 +40,18 @@ impl Graph<'_> {
         let bias = self.params.get(&format!("{name}.bias")).unsqueeze(1)?;
         let embedded = present.code.matmul(weight)?.broadcast_add(&bias)?.relu()?;
         let (inputs, rows, size) = embedded.dims3()?;
-        let embedded = embedded.permute((1, 0, 2))?.reshape((rows, inputs * size))?;
+        let embedded = embedded
+            .permute((1, 0, 2))?
+            .reshape((rows, inputs * size))?;
         let (z, missing) = match used {
             None => (present.z.clone(), present.missing.clone()),
             Some(used) => {
                 let used: Vec<u32> = used.iter().map(|&i| i as u32).collect();
                 let used = Tensor::from_vec(used, inputs, present.z.device())?;
-                (present.z.index_select(&used, 1)?, present.missing.index_select(&used, 1)?)
+                (
+                    present.z.index_select(&used, 1)?,
+                    present.missing.index_select(&used, 1)?,
+                )
             }
         };
         Ok(Tensor::cat(&[&embedded, &z, &missing], 1)?)
@@ -104,7 +109,11 @@ impl Graph<'_> {
 
     /// What is read of the carry of memory `m` after its unrolled steps.
     fn carry(&self, m: usize, past: &Past) -> Result<Tensor, ScoringError> {
-        if m == 0 { self.lstm(past) } else { self.gru(m, past) }
+        if m == 0 {
+            self.lstm(past)
+        } else {
+            self.gru(m, past)
+        }
     }
 
     fn lstm(&self, past: &Past) -> Result<Tensor, ScoringError> {
@@ -126,7 +135,10 @@ impl Graph<'_> {
         bias_hidden: &Tensor,
     ) -> Result<Tensor, ScoringError> {
         let hidden = self.params.get(&format!("memory.{m}.hidden"));
-        let x = Tensor::cat(&[&self.dense(&past.steps.z, "token")?, &past.steps.extras], 1)?;
+        let x = Tensor::cat(
+            &[&self.dense(&past.steps.z, "token")?, &past.steps.extras],
+            1,
+        )?;
         let gates =
             times(&x, self.params.get(&format!("memory.{m}.input")))?.broadcast_add(bias_input)?;
         let unrolled = Unrolled {
@@ -142,8 +154,10 @@ impl Graph<'_> {
     fn attention(&self, m: usize, embedded: &Tensor, ring: &Ring) -> Result<Tensor, ScoringError> {
         let query = self.dense(embedded, &format!("attention.{m}.query"))?;
         let token = self.dense(&ring.z, "token")?;
-        let entries =
-            self.dense(&Tensor::cat(&[&token, &ring.extras], 1)?, &format!("attention.{m}.event"))?;
+        let entries = self.dense(
+            &Tensor::cat(&[&token, &ring.extras], 1)?,
+            &format!("attention.{m}.event"),
+        )?;
         let decay = self.params.get(&format!("attention.{m}.decay"));
         // Softplus.
         let decay = (decay.relu()? + (decay.abs()?.neg()?.exp()? + 1.0)?.log()?)?;

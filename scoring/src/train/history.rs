@@ -89,9 +89,15 @@ impl History {
                 row
             })
             .collect();
-        let endpoints =
-            (1..memories).map(|m| EndpointHistory::new(recording, m, &labels, &known_us)).collect();
-        Self { previous, own, endpoints, labels }
+        let endpoints = (1..memories)
+            .map(|m| EndpointHistory::new(recording, m, &labels, &known_us))
+            .collect();
+        Self {
+            previous,
+            own,
+            endpoints,
+            labels,
+        }
     }
 }
 
@@ -117,10 +123,16 @@ impl EndpointHistory {
                     history.since.push(0.0);
                 } else {
                     let (newest, known, last) = &mut state[slot as usize];
-                    history.since.push(if *known > 0 { elapsed(time - *last) } else { 0.0 });
+                    history.since.push(if *known > 0 {
+                        elapsed(time - *last)
+                    } else {
+                        0.0
+                    });
                     *last = if *known > 0 { time.max(*last) } else { time };
                     *known += 1;
-                    history.previous.push(std::mem::replace(newest, next as u32));
+                    history
+                        .previous
+                        .push(std::mem::replace(newest, next as u32));
                 }
                 next += 1;
             }
@@ -134,7 +146,11 @@ impl EndpointHistory {
             }
             let (newest, labels, last) = state[slots[event] as usize];
             history.newest.push(newest);
-            let since = if labels > 0 { elapsed(recording.times_us()[event] - last) } else { 0.0 };
+            let since = if labels > 0 {
+                elapsed(recording.times_us()[event] - last)
+            } else {
+                0.0
+            };
             history.scalars.push([known(labels), since]);
         }
         history

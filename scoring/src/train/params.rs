@@ -31,13 +31,23 @@ impl Params {
                     let bound = 1.0 / (inputs.max(1) as f32).sqrt();
                     (0..n).map(|_| rng.random_range(-bound..bound)).collect()
                 }
-                Init::Forget => (0..n).map(|i| if i / (n / 4) == 1 { 1.0 } else { 0.0 }).collect(),
+                Init::Forget => (0..n)
+                    .map(|i| if i / (n / 4) == 1 { 1.0 } else { 0.0 })
+                    .collect(),
             };
             let tensor = Tensor::from_vec(values, spec.shape.as_slice(), &Device::Cpu)?;
             vars.push(Var::from_tensor(&tensor)?);
         }
-        let places = specs.iter().enumerate().map(|(i, spec)| (spec.name.clone(), i)).collect();
-        Ok(Self { specs, vars, places })
+        let places = specs
+            .iter()
+            .enumerate()
+            .map(|(i, spec)| (spec.name.clone(), i))
+            .collect();
+        Ok(Self {
+            specs,
+            vars,
+            places,
+        })
     }
 
     /// A tensor by name.
@@ -104,8 +114,18 @@ impl Optimiser {
                 });
             }
         }
-        let stage = if first_stage { "the first stage" } else { "the second stage" };
-        Ok(Self { options: options.clone(), stage, steps, step: 0, moments })
+        let stage = if first_stage {
+            "the first stage"
+        } else {
+            "the second stage"
+        };
+        Ok(Self {
+            options: options.clone(),
+            stage,
+            steps,
+            step: 0,
+            moments,
+        })
     }
 
     fn rate(&self) -> f64 {
@@ -148,7 +168,11 @@ impl Optimiser {
             all.push(grad);
         }
         let norm = square.sqrt();
-        let scale = if norm > self.options.clip { self.options.clip / norm } else { 1.0 } as f32;
+        let scale = if norm > self.options.clip {
+            self.options.clip / norm
+        } else {
+            1.0
+        } as f32;
         let rate = self.rate();
         self.step += 1;
         let bias_first = 1.0 - BETAS.0.powi(self.step as i32);
@@ -156,7 +180,11 @@ impl Optimiser {
         for (moments, grad) in self.moments.iter_mut().zip(all) {
             let place = moments.place;
             let matrix = params.specs[place].shape.len() > 1;
-            let decay = if matrix { (rate * self.options.decay) as f32 } else { 0.0 };
+            let decay = if matrix {
+                (rate * self.options.decay) as f32
+            } else {
+                0.0
+            };
             let keep = self.options.average as f32;
             for i in 0..moments.values.len() {
                 let g = grad.as_ref().map_or(0.0, |grad| grad[i] * scale);
@@ -179,8 +207,11 @@ impl Optimiser {
     pub(crate) fn finish(self, params: &Params) -> Result<(), ScoringError> {
         let weight = 1.0 - self.options.average.powi(self.step as i32);
         for moments in &self.moments {
-            let values: Vec<f32> =
-                moments.average.iter().map(|&x| (f64::from(x) / weight) as f32).collect();
+            let values: Vec<f32> = moments
+                .average
+                .iter()
+                .map(|&x| (f64::from(x) / weight) as f32)
+                .collect();
             params.set(moments.place, &values)?;
         }
         Ok(())

@@ -67,26 +67,49 @@ impl Unrolled {
         let width = self.carry.len() / rows;
         let mut carry = self.carry.clone();
         let mut tapes = Vec::new();
-        for (x, mask) in x.chunks_exact(rows * gates).zip(self.mask.chunks_exact(rows)) {
+        for (x, mask) in x
+            .chunks_exact(rows * gates)
+            .zip(self.mask.chunks_exact(rows))
+        {
             let before = carry.clone();
             let mut activated = x.to_vec();
             let mut extra = vec![0.0; rows * hidden];
             match self.kind {
                 Kind::Lstm => {
-                    dense.accumulate(Rows { values: &before, stride: width }, &mut activated);
+                    dense.accumulate(
+                        Rows {
+                            values: &before,
+                            stride: width,
+                        },
+                        &mut activated,
+                    );
                     lstm_forward(&mut activated, mask, &mut extra, &mut carry, hidden);
                 }
                 Kind::Gru => {
                     let mut u = vec![0.0; rows * gates];
-                    dense.forward(Rows { values: &before, stride: width }, &mut u);
+                    dense.forward(
+                        Rows {
+                            values: &before,
+                            stride: width,
+                        },
+                        &mut u,
+                    );
                     gru_forward(&mut activated, &u, mask, &mut extra, &mut carry, hidden);
                 }
             }
             if keep {
-                tapes.push(Tape { carry: before, gates: activated, extra });
+                tapes.push(Tape {
+                    carry: before,
+                    gates: activated,
+                    extra,
+                });
             }
         }
-        let h = carry.chunks_exact(width).flat_map(|row| &row[..hidden]).copied().collect();
+        let h = carry
+            .chunks_exact(width)
+            .flat_map(|row| &row[..hidden])
+            .copied()
+            .collect();
         (h, tapes)
     }
 }
@@ -285,14 +308,17 @@ impl CustomOp3 for Unrolled {
         let width = self.carry.len() / rows;
         let weights = values(weight)?;
         let (_, tapes) = self.run(&values(x)?, &weights, &values(bias)?, true);
-        let transposed: Vec<f32> =
-            (0..hidden * gates).map(|i| weights[i % gates * hidden + i / gates]).collect();
+        let transposed: Vec<f32> = (0..hidden * gates)
+            .map(|i| weights[i % gates * hidden + i / gates])
+            .collect();
         let back = Dense::new(&transposed, &vec![0.0; hidden], gates);
         let mut d_x = vec![0.0; tapes.len() * rows * gates];
         let mut d_weight = vec![0.0; gates * hidden];
         let mut d_bias = vec![0.0; gates];
         let mut d_carry = vec![0.0; rows * width];
-        for (carry, grad) in d_carry.chunks_exact_mut(width).zip(values(grad)?.chunks_exact(hidden))
+        for (carry, grad) in d_carry
+            .chunks_exact_mut(width)
+            .zip(values(grad)?.chunks_exact(hidden))
         {
             carry[..hidden].copy_from_slice(grad);
         }
@@ -313,8 +339,17 @@ impl CustomOp3 for Unrolled {
                     }
                 }
             }
-            back.forward(Rows { values: &d_hidden, stride: gates }, &mut d_h);
-            for (carry, d_h) in d_carry.chunks_exact_mut(width).zip(d_h.chunks_exact(hidden)) {
+            back.forward(
+                Rows {
+                    values: &d_hidden,
+                    stride: gates,
+                },
+                &mut d_h,
+            );
+            for (carry, d_h) in d_carry
+                .chunks_exact_mut(width)
+                .zip(d_h.chunks_exact(hidden))
+            {
                 carry.iter_mut().zip(d_h).for_each(|(carry, d)| *carry += d);
             }
             add_outer(&d_hidden, &tape.carry, width, gates, &mut d_weight);

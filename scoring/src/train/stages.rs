@@ -59,7 +59,18 @@ impl<'a> Stages<'a> {
         };
         let epochs = options.epochs.unwrap_or(if long { 10 } else { 12 });
         let batch = options.batch.unwrap_or(if long { 512 } else { 256 });
-        Self { shape, recording, front, history, gradient, params, rng, epochs, batch, negatives }
+        Self {
+            shape,
+            recording,
+            front,
+            history,
+            gradient,
+            params,
+            rng,
+            epochs,
+            batch,
+            negatives,
+        }
     }
 
     /// Trains all tensors; `known` events come before the moment of training. Gives back the mean
@@ -75,7 +86,11 @@ impl<'a> Stages<'a> {
         let mut done = 0;
         let mut report = |loss: f64| {
             done += 1;
-            progress(TrainingProgress { epochs: done, of, loss });
+            progress(TrainingProgress {
+                epochs: done,
+                of,
+                loss,
+            });
         };
         if !forecast {
             self.first_stage(first_epochs, &mut report)?;
@@ -99,18 +114,30 @@ impl<'a> Stages<'a> {
     }
 
     fn epoch_steps(&self) -> usize {
-        let drawn =
-            self.gradient.targets.iter().map(|&y| if y > 0.5 { 1.0 } else { self.negatives });
+        let drawn = self
+            .gradient
+            .targets
+            .iter()
+            .map(|&y| if y > 0.5 { 1.0 } else { self.negatives });
         (drawn.sum::<f64>() / self.batch as f64).ceil() as usize
     }
 
     /// Events, targets and weights of drawn rows; the last two rows x 1.
     fn targets(&self, drawn: &[Drawn]) -> Result<(Vec<u32>, Tensor, Tensor), ScoringError> {
         let column = |values: Vec<f32>| Tensor::from_vec(values, (drawn.len(), 1), &Device::Cpu);
-        let events = drawn.iter().map(|&(place, _)| self.gradient.rows[place as usize]).collect();
-        let targets =
-            drawn.iter().map(|&(place, _)| self.gradient.targets[place as usize]).collect();
-        Ok((events, column(targets)?, column(drawn.iter().map(|&(_, weight)| weight).collect())?))
+        let events = drawn
+            .iter()
+            .map(|&(place, _)| self.gradient.rows[place as usize])
+            .collect();
+        let targets = drawn
+            .iter()
+            .map(|&(place, _)| self.gradient.targets[place as usize])
+            .collect();
+        Ok((
+            events,
+            column(targets)?,
+            column(drawn.iter().map(|&(_, weight)| weight).collect())?,
+        ))
     }
 
     fn first_stage(
@@ -119,7 +146,10 @@ impl<'a> Stages<'a> {
         report: &mut dyn FnMut(f64),
     ) -> Result<(), ScoringError> {
         let (options, output) = (&self.shape.options.training, self.shape.options.output);
-        let graph = Graph { shape: self.shape, params: self.params };
+        let graph = Graph {
+            shape: self.shape,
+            params: self.params,
+        };
         let mut optimiser =
             Optimiser::new(self.params, true, options, epochs * self.epoch_steps())?;
         for _ in 0..epochs {
@@ -127,12 +157,27 @@ impl<'a> Stages<'a> {
             let (mut sum, mut steps) = (0.0, 0.0);
             for drawn in drawn.chunks(self.batch) {
                 let (events, target, weight) = self.targets(drawn)?;
-                let present =
-                    present(self.shape, self.recording, self.front, &events, &self.shape.first)?;
-                let first =
-                    loss(output, &graph.first_stage(&present)?, &target, &weight, options.focal)?;
-                let linear =
-                    loss(output, &graph.linear(&present)?, &target, &weight, options.focal)?;
+                let present = present(
+                    self.shape,
+                    self.recording,
+                    self.front,
+                    &events,
+                    &self.shape.first,
+                )?;
+                let first = loss(
+                    output,
+                    &graph.first_stage(&present)?,
+                    &target,
+                    &weight,
+                    options.focal,
+                )?;
+                let linear = loss(
+                    output,
+                    &graph.linear(&present)?,
+                    &target,
+                    &weight,
+                    options.focal,
+                )?;
                 sum += optimiser.step(self.params, &(first + linear)?)? / 2.0;
                 steps += 1.0;
             }
@@ -148,7 +193,9 @@ impl<'a> Stages<'a> {
         let times = self.recording.times_us();
         let start = times[self.gradient.rows[0] as usize];
         let since = start.saturating_sub(i64::from(options.training.refresh_days) * DAY_US);
-        let first = times[..self.gradient.rows[0] as usize].iter().position(|&time| time >= since);
+        let first = times[..self.gradient.rows[0] as usize]
+            .iter()
+            .position(|&time| time >= since);
         let first = first.unwrap_or(self.gradient.rows[0] as usize);
         let forecast = options.output == Output::Forecast;
         let mut weights = Weights::default();
@@ -157,7 +204,11 @@ impl<'a> Stages<'a> {
             true => None,
             false => Some(FirstStage::load(self.shape, self.front, &weights)?),
         };
-        let mut inputs = Inputs { first, z: Vec::new(), first_stage: Vec::new() };
+        let mut inputs = Inputs {
+            first,
+            z: Vec::new(),
+            first_stage: Vec::new(),
+        };
         let mut features = Vec::new();
         for from in (first..known).step_by(CHUNK) {
             let to = (from + CHUNK).min(known);
@@ -167,11 +218,17 @@ impl<'a> Stages<'a> {
             }
             let rows = self.front.standardise(&features);
             match &stage {
-                Some(stage) => inputs.first_stage.extend(scaled(&stage.outputs(rows.all()))),
-                None => inputs.first_stage.extend(std::iter::repeat_n(0.0, to - from)),
+                Some(stage) => inputs
+                    .first_stage
+                    .extend(scaled(&stage.outputs(rows.all()))),
+                None => inputs
+                    .first_stage
+                    .extend(std::iter::repeat_n(0.0, to - from)),
             }
             for z in rows.z.chunks_exact(self.shape.inputs.len()) {
-                inputs.z.extend(self.shape.remembered.iter().map(|&input| z[input]));
+                inputs
+                    .z
+                    .extend(self.shape.remembered.iter().map(|&input| z[input]));
             }
         }
         Ok(inputs)
@@ -184,10 +241,17 @@ impl<'a> Stages<'a> {
     ) -> Result<f64, ScoringError> {
         let options = self.shape.options.training.clone();
         let output = self.shape.options.output;
-        let graph = Graph { shape: self.shape, params: self.params };
+        let graph = Graph {
+            shape: self.shape,
+            params: self.params,
+        };
         let every: Vec<usize> = (0..self.shape.inputs.len()).collect();
-        let mut optimiser =
-            Optimiser::new(self.params, false, &options, self.epochs * self.epoch_steps())?;
+        let mut optimiser = Optimiser::new(
+            self.params,
+            false,
+            &options,
+            self.epochs * self.epoch_steps(),
+        )?;
         let mut carries = Carries::default();
         let mut mean = f64::NAN;
         for epoch in 0..self.epochs {

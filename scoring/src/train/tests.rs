@@ -13,12 +13,17 @@ fn auc_after(recording: &Recording, options: &ModelOptions) -> f64 {
     let from = (recording.len() as f64 * 0.7) as usize;
     let mut scorer = Scorer::of_recording(model, recording, 1).unwrap();
     let (mut scores, mut positive) = (Vec::new(), Vec::new());
-    scorer.fold_recording(recording, (0, recording.len()), &[Rung::Full], |event, raw| {
-        if event >= from && !truth[event].is_nan() {
-            scores.push(f64::from(raw[0]));
-            positive.push(truth[event] > 0.5);
-        }
-    });
+    scorer.fold_recording(
+        recording,
+        (0, recording.len()),
+        &[Rung::Full],
+        |event, raw| {
+            if event >= from && !truth[event].is_nan() {
+                scores.push(f64::from(raw[0]));
+                positive.push(truth[event] > 0.5);
+            }
+        },
+    );
     auc(&scores, &positive)
 }
 
@@ -26,9 +31,18 @@ fn auc_after(recording: &Recording, options: &ModelOptions) -> f64 {
 fn what_endpoints_remember_is_learnt() {
     let recording = payments(6000, 21).recording();
     let with = auc_after(&recording, &small(8));
-    let without = auc_after(&recording, &ModelOptions { graph: false, ..small(8) });
+    let without = auc_after(
+        &recording,
+        &ModelOptions {
+            graph: false,
+            ..small(8)
+        },
+    );
     assert!(with > 0.8, "AUC {with} with the graph");
-    assert!(with > without + 0.1, "AUC {with} with the graph, {without} without");
+    assert!(
+        with > without + 0.1,
+        "AUC {with} with the graph, {without} without"
+    );
 }
 
 #[test]
@@ -46,7 +60,12 @@ fn the_same_seed_gives_the_same_bytes() {
 fn labels_of_the_future_give_no_gradient() {
     let recording = payments(600, 23).recording();
     let to_us = 300 * MINUTE_US;
-    let plan = |known_by_us| TrainingPlan { from_us: 0, to_us, known_by_us, seed: 1 };
+    let plan = |known_by_us| TrainingPlan {
+        from_us: 0,
+        to_us,
+        known_by_us,
+        seed: 1,
+    };
     let rows = |known_by_us| {
         let (rows, _) = gradient_rows(&recording, Output::LogOdds, &plan(known_by_us)).unwrap();
         rows.rows.len()
@@ -70,20 +89,31 @@ fn values_are_learnt_in_their_own_units() {
         let value = source.features(event)[0] + 1000.0;
         recording.push_label(event, value, event as i64 * MINUTE_US + 1);
     }
-    let options = ModelOptions { output: Output::Value, ..small(8) };
+    let options = ModelOptions {
+        output: Output::Value,
+        ..small(8)
+    };
     let model = Arc::new(model(&recording, &options, 0.7));
     let from = (recording.len() as f64 * 0.7) as usize;
     let full = model.calibrations.full;
     let mut scorer = Scorer::of_recording(model.clone(), &recording, 1).unwrap();
     let (mut own, mut constant) = (0.0, 0.0);
-    scorer.fold_recording(&recording, (0, recording.len()), &[Rung::Full], |event, raw| {
-        if event >= from {
-            let value = f64::from(recording.features(event)[0]) + 1000.0;
-            own += (full.apply(raw[0]) - value).powi(2);
-            constant += (model.base_score() - value).powi(2);
-        }
-    });
-    assert!(own < 0.2 * constant, "squared error {own}, of the mean {constant}");
+    scorer.fold_recording(
+        &recording,
+        (0, recording.len()),
+        &[Rung::Full],
+        |event, raw| {
+            if event >= from {
+                let value = f64::from(recording.features(event)[0]) + 1000.0;
+                own += (full.apply(raw[0]) - value).powi(2);
+                constant += (model.base_score() - value).powi(2);
+            }
+        },
+    );
+    assert!(
+        own < 0.2 * constant,
+        "squared error {own}, of the mean {constant}"
+    );
 }
 
 #[test]
@@ -91,9 +121,18 @@ fn training_that_diverges_stops() {
     let recording = payments(500, 25).recording();
     let mut options = small(3);
     options.training.rate = 1e30;
-    let plan = TrainingPlan { from_us: 0, to_us: i64::MAX, known_by_us: i64::MAX, seed: 1 };
+    let plan = TrainingPlan {
+        from_us: 0,
+        to_us: i64::MAX,
+        known_by_us: i64::MAX,
+        seed: 1,
+    };
     let stopped = train(&recording, &options, &plan, &mut |_| {});
-    assert!(matches!(stopped, Err(ScoringError::NotFinite { .. })), "{:?}", stopped.err());
+    assert!(
+        matches!(stopped, Err(ScoringError::NotFinite { .. })),
+        "{:?}",
+        stopped.err()
+    );
 }
 
 #[test]

@@ -115,7 +115,10 @@ impl Screen {
             decision["features"]["amount"].to_string(),
             decision["key"].as_str().unwrap_or_default(),
             reasons.join("; "),
-            planted.map_or(String::new(), |planted| format!("   [planted: {}]", planted.kind)),
+            planted.map_or(String::new(), |planted| format!(
+                "   [planted: {}]",
+                planted.kind
+            )),
         ));
     }
 

@@ -36,18 +36,31 @@ impl Topics {
     /// The topics of `pipeline.yaml`, those that a demo cannot do without among them.
     pub fn of(folder: &PipelineFolder) -> Result<Self, Failure> {
         let missing = |what: &str| {
-            Failure::new("config", format!("the pipeline names no topic for its {what}"))
-                .in_file(&folder.path.join("pipeline.yaml"))
-                .cure("run the demo on pipelines/card-fraud, or name the topic")
+            Failure::new(
+                "config",
+                format!("the pipeline names no topic for its {what}"),
+            )
+            .in_file(&folder.path.join("pipeline.yaml"))
+            .cure("run the demo on pipelines/card-fraud, or name the topic")
         };
         let settings = &folder.settings;
         let topic = |stream: &str| settings.streams.get(stream).and_then(|s| s.topic.clone());
         let output = &settings.output;
         Ok(Self {
             payments: topic(&settings.score[0]).ok_or_else(|| missing("payments"))?,
-            labels: settings.labels.as_ref().and_then(|labels| topic(&labels.stream)),
-            decisions: output.decisions.clone().ok_or_else(|| missing("decisions"))?,
-            others: [&output.dead_letters, &output.order].into_iter().flatten().cloned().collect(),
+            labels: settings
+                .labels
+                .as_ref()
+                .and_then(|labels| topic(&labels.stream)),
+            decisions: output
+                .decisions
+                .clone()
+                .ok_or_else(|| missing("decisions"))?,
+            others: [&output.dead_letters, &output.order]
+                .into_iter()
+                .flatten()
+                .cloned()
+                .collect(),
         })
     }
 
@@ -83,12 +96,19 @@ impl Stage {
         let start_ms = now_ms - now_ms.rem_euclid(DAY_MS) - i64::from(days) * DAY_MS;
         let live_from_ms = start_ms + i64::from(HISTORY_DAYS) * DAY_MS;
         let failed = |e: IngestError| Failure::new("simulate", e.to_string());
-        let simulator = Simulator::new(Options { seed: options.seed, days, start_ms, ..defaults })
-            .map_err(failed)?;
+        let simulator = Simulator::new(Options {
+            seed: options.seed,
+            days,
+            start_ms,
+            ..defaults
+        })
+        .map_err(failed)?;
         let (history, mut live): (Vec<Payment>, Vec<Payment>) =
             simulator.partition(|payment| payment.tx_time_ms < live_from_ms);
         live.truncate(wanted as usize);
-        let last_ms = history.last().map_or(i64::MIN, |payment| payment.tx_time_ms);
+        let last_ms = history
+            .last()
+            .map_or(i64::MIN, |payment| payment.tx_time_ms);
         let unlabelled = history
             .iter()
             .chain(&live)
@@ -126,7 +146,10 @@ impl Stage {
 
     /// The history as a recorded file.
     pub fn history(&self) -> Vec<Input> {
-        vec![Input { stream: self.stream.clone(), path: self.folder.path().join(HISTORY_FILE) }]
+        vec![Input {
+            stream: self.stream.clone(),
+            path: self.folder.path().join(HISTORY_FILE),
+        }]
     }
 
     /// The fraud that was planted in a live payment, told by its offset in the payments topic.
@@ -138,7 +161,10 @@ impl Stage {
             FraudKind::SkimmedTerminal => "terminal",
             FraudKind::DeviceRing => "device",
         };
-        Some(Planted { kind: kind.as_str(), cause })
+        Some(Planted {
+            kind: kind.as_str(),
+            cause,
+        })
     }
 
     /// Sends the live payments at the demo's rate, once the consumer reads, and each label when
@@ -166,15 +192,26 @@ impl Stage {
             if run.stop.load(Ordering::Acquire) {
                 return Ok(());
             }
-            let known = |labelled: &&Payment| labelled.tx_time_ms + LABEL_DELAY_MS <= payment.tx_time_ms;
+            let known =
+                |labelled: &&Payment| labelled.tx_time_ms + LABEL_DELAY_MS <= payment.tx_time_ms;
             while let Some(labelled) = unlabelled.next_if(known) {
                 if let Some(topic) = &topics.labels {
                     let label = labelled.to_label_json(labelled.tx_time_ms + LABEL_DELAY_MS);
-                    label_writer.send(topic, labelled.card_id().as_bytes(), label.as_bytes(), None)?;
+                    label_writer.send(
+                        topic,
+                        labelled.card_id().as_bytes(),
+                        label.as_bytes(),
+                        None,
+                    )?;
                 }
             }
             let event = payment.to_event_json(payment.tx_time_ms);
-            writer.send(&topics.payments, payment.card_id().as_bytes(), event.as_bytes(), None)?;
+            writer.send(
+                &topics.payments,
+                payment.card_id().as_bytes(),
+                event.as_bytes(),
+                None,
+            )?;
             run.sent.fetch_add(1, Ordering::Release);
         }
         writer.flush()?;

@@ -37,7 +37,9 @@ impl DecisionReader {
             .create()
             .map_err(failed)?;
         let mut partitions = TopicPartitionList::new();
-        partitions.add_partition_offset(topic, 0, Offset::Beginning).map_err(failed)?;
+        partitions
+            .add_partition_offset(topic, 0, Offset::Beginning)
+            .map_err(failed)?;
         consumer.assign(&partitions).map_err(failed)?;
         Ok(Self { consumer })
     }
@@ -48,7 +50,10 @@ impl DecisionReader {
             return Ok(None);
         };
         let message = message.map_err(|e| Failure::new("kafka", e.to_string()))?;
-        let now_us = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as i64;
+        let now_us = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_micros() as i64;
         let decision = serde_json::from_slice(message.payload().unwrap_or_default())
             .map_err(|e| Failure::new("kafka", format!("a decision that is not JSON: {e}")))?;
         let timing = message.headers().and_then(|headers| {

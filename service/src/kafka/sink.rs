@@ -24,7 +24,11 @@ pub struct KafkaSink {
 impl KafkaSink {
     /// A sink for the topics of `output:`; those not named there are not written.
     pub fn new(kafka: &KafkaSettings, output: &OutputSettings) -> Result<Self, Failure> {
-        Ok(Self { writer: TopicWriter::new(kafka)?, topics: output.clone(), payload: Vec::new() })
+        Ok(Self {
+            writer: TopicWriter::new(kafka)?,
+            topics: output.clone(),
+            payload: Vec::new(),
+        })
     }
 
     /// Sends a batch's decisions and its order record. The timing header's `appended_us`, the
@@ -43,13 +47,19 @@ impl KafkaSink {
                     "appended_us": decided.broker_time_us.get(at),
                 });
                 let key = decision.event.to_string();
-                self.writer.send(topic, key.as_bytes(), &self.payload, Some(&timing.to_string()))?;
+                self.writer.send(
+                    topic,
+                    key.as_bytes(),
+                    &self.payload,
+                    Some(&timing.to_string()),
+                )?;
             }
         }
         if let Some(topic) = &self.topics.order {
             let order = serde_json::to_vec(&decided.order)
                 .map_err(|e| Failure::new("output", e.to_string()))?;
-            self.writer.send(topic, &decided.order.sequence.0.to_be_bytes(), &order, None)?;
+            self.writer
+                .send(topic, &decided.order.sequence.0.to_be_bytes(), &order, None)?;
         }
         Ok(())
     }
@@ -61,7 +71,12 @@ impl KafkaSink {
         };
         for letter in letters {
             let payload = letter.to_json(RAW_BYTES_MAX).to_string();
-            self.writer.send(topic, letter.event.to_string().as_bytes(), payload.as_bytes(), None)?;
+            self.writer.send(
+                topic,
+                letter.event.to_string().as_bytes(),
+                payload.as_bytes(),
+                None,
+            )?;
         }
         Ok(())
     }

@@ -56,24 +56,42 @@ impl TopicWriter {
     pub fn new(kafka: &KafkaSettings) -> Result<Self, Failure> {
         let fates = Arc::new(Fates::default());
         let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", &kafka.brokers).set("linger.ms", "1");
+        config
+            .set("bootstrap.servers", &kafka.brokers)
+            .set("linger.ms", "1");
         for (key, value) in &kafka.properties {
             config.set(key, value);
         }
         let producer = config
             .create_with_context(Deliveries(fates.clone()))
             .map_err(|e| {
-                Failure::new("kafka", format!("cannot make a producer for {}: {e}", kafka.brokers))
-                    .cure("check kafka.brokers and kafka.properties in pipeline.yaml")
+                Failure::new(
+                    "kafka",
+                    format!("cannot make a producer for {}: {e}", kafka.brokers),
+                )
+                .cure("check kafka.brokers and kafka.properties in pipeline.yaml")
             })?;
-        Ok(Self { producer, sent: AtomicU64::new(0), fates })
+        Ok(Self {
+            producer,
+            sent: AtomicU64::new(0),
+            fates,
+        })
     }
 
     /// Hands one record over, waiting while the client's queue is full.
-    pub fn send(&self, topic: &str, key: &[u8], payload: &[u8], timing: Option<&str>) -> Result<(), Failure> {
+    pub fn send(
+        &self,
+        topic: &str,
+        key: &[u8],
+        payload: &[u8],
+        timing: Option<&str>,
+    ) -> Result<(), Failure> {
         let mut record = BaseRecord::to(topic).key(key).payload(payload);
         if let Some(timing) = timing {
-            let header = Header { key: TIMING_HEADER, value: Some(timing) };
+            let header = Header {
+                key: TIMING_HEADER,
+                value: Some(timing),
+            };
             record = record.headers(OwnedHeaders::new().insert(header));
         }
         loop {
@@ -87,8 +105,10 @@ impl TopicWriter {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 Err((e, _)) => {
-                    return Err(Failure::new("kafka", format!("cannot write to {topic}: {e}"))
-                        .cure("check that the topic is there and may be written to"));
+                    return Err(
+                        Failure::new("kafka", format!("cannot write to {topic}: {e}"))
+                            .cure("check that the topic is there and may be written to"),
+                    );
                 }
             }
         }
@@ -97,8 +117,11 @@ impl TopicWriter {
     /// Waits until the broker has everything sent so far.
     pub fn flush(&self) -> Result<(), Failure> {
         self.producer.flush(FLUSH_WAIT).map_err(|e| {
-            Failure::new("kafka", format!("the broker did not take the records in time: {e}"))
-                .cure("look at the broker; nothing read since the last commit is lost")
+            Failure::new(
+                "kafka",
+                format!("the broker did not take the records in time: {e}"),
+            )
+            .cure("look at the broker; nothing read since the last commit is lost")
         })?;
         self.delivered().map(drop)
     }
@@ -115,8 +138,10 @@ impl TopicWriter {
     pub fn delivered(&self) -> Result<u64, Failure> {
         match self.fates.refused.load(Ordering::Acquire) {
             0 => Ok(self.fates.delivered.load(Ordering::Acquire)),
-            refused => Err(Failure::new("kafka", format!("the broker refused {refused} records"))
-                .cure("look at the log above for the broker's word, and at the topic's limits")),
+            refused => Err(
+                Failure::new("kafka", format!("the broker refused {refused} records"))
+                    .cure("look at the log above for the broker's word, and at the topic's limits"),
+            ),
         }
     }
 }

@@ -150,6 +150,13 @@ pub struct OrderRecord {
     pub sequence: Sequence,
     /// The rung the batch was scored on.
     pub rung: crate::Rung,
+    /// The lane that took it: a partition number, where each partition is a fold of its own; absent
+    /// where one fold takes them all. Sequences are contiguous within a lane.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lane: Option<i32>,
+    /// Every row was past its deadline on arrival, and the decisions say so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub backlog: bool,
     /// What decided.
     pub versions: OrderVersions,
     /// Runs in the order of their rows.
@@ -218,6 +225,36 @@ mod tests {
             .map(|r| (&*r.topic, r.range.from.0, r.range.next.0))
             .collect();
         assert_eq!(ends, [("a", 0, 2), ("b", 7, 8), ("a", 2, 3)]);
+    }
+
+    #[test]
+    fn lane_and_backlog_are_told_only_where_they_say_something() {
+        let plain = OrderRecord {
+            sequence: Sequence(7),
+            rung: crate::Rung::Full,
+            lane: None,
+            backlog: false,
+            versions: OrderVersions {
+                features: "f".into(),
+                model: "m".into(),
+                policy: "p".into(),
+                tables: BTreeMap::new(),
+            },
+            runs: OrderRecord::runs_of(&[id("a", 0)]),
+        };
+        let json = serde_json::to_value(&plain).unwrap();
+        assert!(json.get("lane").is_none() && json.get("backlog").is_none());
+        let told = OrderRecord {
+            lane: Some(3),
+            backlog: true,
+            ..plain.clone()
+        };
+        let json_told = serde_json::to_value(&told).unwrap();
+        assert_eq!(json_told["lane"], 3);
+        assert_eq!(json_told["backlog"], true);
+        for (record, json) in [(plain, json), (told, json_told)] {
+            assert_eq!(serde_json::from_value::<OrderRecord>(json).unwrap(), record);
+        }
     }
 
     #[test]

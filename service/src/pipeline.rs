@@ -170,6 +170,8 @@ impl Judge {
         OrderRecord {
             sequence: batch.events.sequence,
             rung,
+            lane: None,
+            backlog: false,
             versions: OrderVersions {
                 features: self.versions.features.clone(),
                 model: self.versions.model.clone(),

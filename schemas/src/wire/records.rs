@@ -79,12 +79,15 @@ fn run_field() -> Arc<Field> {
     Arc::new(Field::new("item", DataType::Struct(run_fields()), false))
 }
 
-/// Columns of `order.parquet`: `sequence, rung, version_features, version_model, version_policy,
-/// version_tables` (JSON) and `runs`, a list of {topic, partition, from, next}.
+/// Columns of `order.parquet`: `sequence, rung, lane` (NULL without lanes), `backlog,
+/// version_features, version_model, version_policy, version_tables` (JSON) and `runs`, a list of
+/// {topic, partition, from, next}.
 pub fn orders_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("sequence", DataType::UInt64, false),
         Field::new("rung", DataType::Utf8, false),
+        Field::new("lane", DataType::Int32, true),
+        Field::new("backlog", DataType::Boolean, false),
         Field::new("version_features", DataType::Utf8, false),
         Field::new("version_model", DataType::Utf8, false),
         Field::new("version_policy", DataType::Utf8, false),
@@ -127,6 +130,10 @@ pub fn orders_to_batch(orders: &[OrderRecord]) -> Result<RecordBatch, WireError>
             orders.iter().map(|o| o.sequence.0),
         )),
         strings(orders, |o| o.rung.as_str()),
+        Arc::new(Int32Array::from_iter(orders.iter().map(|o| o.lane))),
+        Arc::new(BooleanArray::from_iter(
+            orders.iter().map(|o| Some(o.backlog)),
+        )),
         strings(orders, |o| &o.versions.features),
         strings(orders, |o| &o.versions.model),
         strings(orders, |o| &o.versions.policy),
@@ -136,17 +143,31 @@ pub fn orders_to_batch(orders: &[OrderRecord]) -> Result<RecordBatch, WireError>
     Ok(RecordBatch::try_new(orders_schema(), columns)?)
 }
 
-/// The order records of a table that [`orders_to_batch`] made.
+/// The order records of a table that [`orders_to_batch`] made. A table without `lane` and `backlog`
+/// has neither lanes nor a backlog.
 pub fn orders_from_batch(batch: &RecordBatch) -> Result<Vec<OrderRecord>, WireError> {
-    let schema = orders_schema();
-    let mut columns = Vec::with_capacity(schema.fields().len());
-    for field in schema.fields() {
-        columns.push(column(batch, field.name(), field.data_type())?);
-    }
-    let sequences = columns[0].as_primitive::<UInt64Type>();
-    let rungs = columns[1].as_string::<i32>();
-    let [features, model, policy, tables] = [2, 3, 4, 5].map(|i| columns[i].as_string::<i32>());
-    let runs = columns[6].as_list::<i32>();
+    let of = |name: &str| {
+        let schema = orders_schema();
+        let field = schema.field_with_name(name)?;
+        column(batch, name, field.data_type(), field.is_nullable())
+    };
+    let optional = |name: &str| match batch.column_by_name(name) {
+        Some(_) => of(name).map(Some),
+        None => Ok(None),
+    };
+    let (sequences, rungs, runs) = (of("sequence")?, of("rung")?, of("runs")?);
+    let (sequences, rungs) = (
+        sequences.as_primitive::<UInt64Type>(),
+        rungs.as_string::<i32>(),
+    );
+    let (lanes, backlogs) = (optional("lane")?, optional("backlog")?);
+    let [features, model, policy, tables] = [
+        of("version_features")?,
+        of("version_model")?,
+        of("version_policy")?,
+        of("version_tables")?,
+    ];
+    let text = |column: &ArrayRef, row: usize| column.as_string::<i32>().value(row).to_string();
     (0..batch.num_rows())
         .map(|row| {
             let rung = Rung::ALL
@@ -155,26 +176,36 @@ pub fn orders_from_batch(batch: &RecordBatch) -> Result<Vec<OrderRecord>, WireEr
             let rung = rung.ok_or_else(|| WireError::OrderTable {
                 what: format!("{:?} is not a rung", rungs.value(row)),
             })?;
-            let tables: BTreeMap<String, String> = serde_json::from_str(tables.value(row))
+            let tables: BTreeMap<String, String> = serde_json::from_str(&text(&tables, row))
                 .map_err(|e| WireError::OrderTable {
                     what: format!("version_tables: {e}"),
                 })?;
             Ok(OrderRecord {
                 sequence: Sequence(sequences.value(row)),
                 rung,
+                lane: lanes.as_ref().and_then(|lanes| {
+                    let lanes = lanes.as_primitive::<Int32Type>();
+                    lanes.is_valid(row).then(|| lanes.value(row))
+                }),
+                backlog: (backlogs.as_ref()).is_some_and(|b| b.as_boolean().value(row)),
                 versions: OrderVersions {
-                    features: features.value(row).into(),
-                    model: model.value(row).into(),
-                    policy: policy.value(row).into(),
+                    features: text(&features, row).into(),
+                    model: text(&model, row).into(),
+                    policy: text(&policy, row).into(),
                     tables,
                 },
-                runs: runs_from(runs.value(row).as_struct())?,
+                runs: runs_from(runs.as_list::<i32>().value(row).as_struct())?,
             })
         })
         .collect()
 }
 
-fn column(batch: &RecordBatch, name: &str, wanted: &DataType) -> Result<ArrayRef, WireError> {
+fn column(
+    batch: &RecordBatch,
+    name: &str,
+    wanted: &DataType,
+    nullable: bool,
+) -> Result<ArrayRef, WireError> {
     let column = batch
         .column_by_name(name)
         .ok_or_else(|| WireError::OrderTable {
@@ -185,7 +216,7 @@ fn column(batch: &RecordBatch, name: &str, wanted: &DataType) -> Result<ArrayRef
         (DataType::List(_), DataType::List(_)) => true,
         (is, wanted) => is == wanted,
     };
-    if !alike || column.null_count() > 0 {
+    if !alike || (column.null_count() > 0 && !nullable) {
         return Err(WireError::OrderTable {
             what: format!(
                 "the column {name} is {} with {} NULLs, wanted {wanted}",
@@ -246,6 +277,8 @@ mod tests {
         let order = |sequence, rung, runs| OrderRecord {
             sequence: Sequence(sequence),
             rung,
+            lane: (rung == Rung::Full).then_some(3),
+            backlog: rung == Rung::Rules,
             versions: OrderVersions {
                 features: "f".into(),
                 model: "m".into(),
@@ -267,6 +300,17 @@ mod tests {
             orders_from_batch(&partial),
             Err(WireError::OrderTable { .. })
         ));
+        // Written before there were lanes.
+        let early = batch.project(&[0, 1, 4, 5, 6, 7, 8]).unwrap();
+        let plain = orders.iter().cloned().map(|order| OrderRecord {
+            lane: None,
+            backlog: false,
+            ..order
+        });
+        assert_eq!(
+            orders_from_batch(&early).unwrap(),
+            plain.collect::<Vec<_>>()
+        );
     }
 
     #[test]

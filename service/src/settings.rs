@@ -93,6 +93,9 @@ pub struct Settings {
     /// Topics of what comes out.
     #[serde(default)]
     pub output: OutputSettings,
+    /// Where `run` answers to those who watch it.
+    #[serde(default)]
+    pub health: HealthSettings,
     /// Sizes and training of the model.
     #[serde(default)]
     pub model: sanderling_scoring::ModelOptions,
@@ -283,6 +286,14 @@ pub struct OutputSettings {
     pub format: Format,
 }
 
+/// `health:`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HealthSettings {
+    /// `host:port` of `/livez`, `/readyz` and `/metrics`; port 0 takes a free one.
+    pub listen: String,
+}
+
 /// Every default that is not `Default::default()` of a standard type, in one place.
 mod defaults {
     use super::*;
@@ -313,6 +324,13 @@ mod defaults {
             Self {
                 allowed: "1d".into(),
                 beyond: Beyond::Decide,
+            }
+        }
+    }
+    impl Default for HealthSettings {
+        fn default() -> Self {
+            Self {
+                listen: "127.0.0.1:9464".into(),
             }
         }
     }

@@ -1,0 +1,623 @@
+//! Every metric of the live service: its name, its help and its labels, in one place.
+//!
+//! Names and labels are declared in [`Metrics::new`] and nowhere else; callers say what happened
+//! (`metrics.batch(..)`, `metrics.rejected(..)`) and never name a metric. A label is one of a closed
+//! set, or a stream, topic or partition of the settings: never a card, a key or an event. Nothing
+//! is global: two services in one process count apart.
+//!
+//! Counters and rates: a rate is `rate(..)` of a counter; an age is `time()` less a timestamp.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus::core::Collector;
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+use sanderling_schemas::{
+    Action, DeadLetter, EventBatch, Flag, Partition, RejectReason, Relation, Rung,
+};
+
+use crate::line::Decided;
+
+/// Content type of [`Metrics::render`].
+pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+/// Bounds of latencies, seconds: fine around the deadline, coarse where only the alarm matters.
+const LATENCY_S: [f64; 19] = [
+    0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.2, 0.5,
+    1.0, 2.0, 10.0, 60.0,
+];
+/// Bounds of what one stage takes, seconds.
+const STAGE_S: [f64; 14] = [
+    0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.5, 2.0,
+];
+/// Bounds of the rows of a batch.
+const BATCH_ROWS: [f64; 9] = [
+    1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0,
+];
+/// Bounds of what writing a checkpoint takes, seconds.
+const CHECKPOINT_S: [f64; 9] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0];
+
+/// A part of a batch's way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// From the broker's append of its oldest record to the batch's hand-over.
+    Wait,
+    /// Windows and expressions.
+    Features,
+    /// Model.
+    Score,
+    /// Policy and attributions.
+    Explain,
+    /// Decisions to bytes, and to the producer.
+    Encode,
+    /// Waiting for the transaction's commit.
+    Commit,
+}
+
+impl Stage {
+    /// All of them, in the order of a batch's way.
+    pub const ALL: [Stage; 6] = [
+        Stage::Wait,
+        Stage::Features,
+        Stage::Score,
+        Stage::Explain,
+        Stage::Encode,
+        Stage::Commit,
+    ];
+
+    /// Value of the label `stage`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Stage::Wait => "wait",
+            Stage::Features => "features",
+            Stage::Score => "score",
+            Stage::Explain => "explain",
+            Stage::Encode => "encode",
+            Stage::Commit => "commit",
+        }
+    }
+}
+
+/// How a transaction ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransactionEnd {
+    /// Readers see it.
+    Committed,
+    /// Its records are sent again in another.
+    Aborted,
+}
+
+impl TransactionEnd {
+    /// Both.
+    pub const ALL: [TransactionEnd; 2] = [TransactionEnd::Committed, TransactionEnd::Aborted];
+
+    /// Value of the label `end`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TransactionEnd::Committed => "committed",
+            TransactionEnd::Aborted => "aborted",
+        }
+    }
+}
+
+/// What is declared of a metric.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Declared {
+    /// Its name.
+    pub name: &'static str,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Its labels.
+    pub labels: Vec<&'static str>,
+    /// What it counts.
+    pub help: &'static str,
+}
+
+/// All metrics of one service.
+pub struct Metrics {
+    registry: Registry,
+    declared: Vec<Declared>,
+    events: IntCounterVec,
+    decisions: Each<Action, IntCounter>,
+    state_only: IntCounter,
+    dead_letters: Each<RejectReason, IntCounter>,
+    late: IntCounter,
+    backlog: IntCounter,
+    restored: IntCounter,
+    batches: Each<Rung, IntCounter>,
+    rung_decisions: Each<Rung, IntCounter>,
+    batch_rows: Histogram,
+    stages: Each<Stage, Histogram>,
+    latency: Histogram,
+    deadline_misses: IntCounter,
+    lag: PartitionGauges,
+    transactions: Each<TransactionEnd, Histogram>,
+    checkpoint_time: Histogram,
+    checkpoint_bytes: IntGauge,
+    checkpoint_at: Gauge,
+    checkpoint_failures: IntCounter,
+    lanes: IntGauge,
+    live: IntGauge,
+    resident_bytes: IntGauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All metrics, at zero.
+    pub fn new() -> Self {
+        let mut declare = Declare::default();
+        Self {
+            events: declare.counters(
+                "sanderling_events_total",
+                "Events accepted, by stream; with the dead letters, all that came in",
+                "stream",
+            ),
+            decisions: declare.counter_each(
+                "sanderling_decisions_total",
+                "Decisions, by action",
+                "action",
+                Action::ALL.map(|action| (action, action.as_str())),
+            ),
+            state_only: declare.counter(
+                "sanderling_state_only_total",
+                "Events that only moved state: labels, and streams that are not scored",
+            ),
+            dead_letters: declare.counter_each(
+                "sanderling_dead_letters_total",
+                "Refused records, by reason",
+                "reason",
+                RejectReason::ALL.map(|reason| (reason, reason.as_str())),
+            ),
+            late: declare.counter(
+                "sanderling_late_total",
+                "Decisions on events further behind their key's newest one than allowed",
+            ),
+            backlog: declare.counter(
+                "sanderling_backlog_total",
+                "Decisions on events that were past their deadline when they arrived",
+            ),
+            restored: declare.counter(
+                "sanderling_restored_events_total",
+                "Events read again after a start, to bring the state back; nothing is written for them",
+            ),
+            batches: declare.counter_each(
+                "sanderling_batches_total",
+                "Batches, by the rung that scored them",
+                "rung",
+                Rung::ALL.map(|rung| (rung, rung.as_str())),
+            ),
+            rung_decisions: declare.counter_each(
+                "sanderling_rung_decisions_total",
+                "Decisions, by the rung that scored them",
+                "rung",
+                Rung::ALL.map(|rung| (rung, rung.as_str())),
+            ),
+            batch_rows: declare.histogram(
+                "sanderling_batch_rows",
+                "Rows of a batch",
+                &BATCH_ROWS,
+            ),
+            stages: declare.histogram_each(
+                "sanderling_stage_seconds",
+                "What each stage takes of a batch",
+                "stage",
+                Stage::ALL.map(|stage| (stage, stage.as_str())),
+                &STAGE_S,
+            ),
+            latency: declare.histogram(
+                "sanderling_latency_seconds",
+                "From the broker's append of an event to its decision's hand-over to the producer",
+                &LATENCY_S,
+            ),
+            deadline_misses: declare.counter(
+                "sanderling_deadline_misses_total",
+                "Decisions made after deadline_ms, backlog not counted",
+            ),
+            lag: PartitionGauges::new(declare.gauges(
+                "sanderling_lag_records",
+                "Records of an owned partition that were not read yet",
+                &["topic", "partition"],
+            )),
+            transactions: declare.histogram_each(
+                "sanderling_transaction_seconds",
+                "Transactions from their first record to their end, by how they ended",
+                "end",
+                TransactionEnd::ALL.map(|end| (end, end.as_str())),
+                &LATENCY_S,
+            ),
+            checkpoint_time: declare.histogram(
+                "sanderling_checkpoint_seconds",
+                "What writing a checkpoint takes",
+                &CHECKPOINT_S,
+            ),
+            checkpoint_bytes: declare.gauge(
+                "sanderling_checkpoint_bytes",
+                "Size of the newest checkpoint",
+            ),
+            checkpoint_at: declare.gauge_of_seconds(
+                "sanderling_checkpoint_timestamp_seconds",
+                "When the newest checkpoint was finished, Unix time; 0 before the first",
+            ),
+            checkpoint_failures: declare.counter(
+                "sanderling_checkpoint_failures_total",
+                "Checkpoints that could not be written",
+            ),
+            lanes: declare.gauge(
+                "sanderling_lanes",
+                "Lanes that this instance owns: folds with a state of their own",
+            ),
+            live: declare.gauge(
+                "sanderling_live",
+                "1 while events are decided as they come; 0 while starting, restoring or draining",
+            ),
+            resident_bytes: declare.gauge(
+                "sanderling_resident_bytes",
+                "Memory of the process that is in RAM",
+            ),
+            registry: declare.registry,
+            declared: declare.declared,
+        }
+    }
+
+    /// A batch was accepted from the source.
+    pub fn taken(&self, relation: &Relation, batch: &EventBatch) {
+        let mut rows = vec![0_u64; relation.streams.len()];
+        for stream in batch.streams() {
+            rows[*stream as usize] += 1;
+        }
+        for (stream, rows) in relation.streams.iter().zip(rows) {
+            if rows > 0 {
+                self.events.with_label_values(&[&*stream.name]).inc_by(rows);
+            }
+        }
+        self.batch_rows.observe(batch.len() as f64);
+    }
+
+    /// A batch's decisions were handed to the producer, `deadline` being what each had.
+    pub fn batch(&self, decided: &Decided, deadline: Duration) {
+        let decisions = decided.decisions.len() as u64;
+        for decision in &decided.decisions {
+            self.decisions.of(decision.action).inc();
+        }
+        let flagged = |flag: Flag| {
+            let with = decided.decisions.iter().filter(|d| d.flags.contains(&flag));
+            with.count() as u64
+        };
+        self.late.inc_by(flagged(Flag::Late));
+        self.backlog.inc_by(flagged(Flag::Backlog));
+        self.state_only.inc_by(decided.rows as u64 - decisions);
+        self.batches.of(decided.order.rung).inc();
+        self.rung_decisions.of(decided.order.rung).inc_by(decisions);
+        let timing = &decided.timing;
+        for (stage, us) in [
+            (Stage::Wait, timing.wait_us),
+            (Stage::Features, timing.features_us),
+            (Stage::Score, timing.score_us),
+            (Stage::Explain, timing.explain_us),
+        ] {
+            self.stage(stage, Duration::from_micros(us));
+        }
+        let now_us = unix_time().as_micros() as i64;
+        let mut misses = 0;
+        for (appended_us, decision) in decided.broker_time_us.iter().zip(&decided.decisions) {
+            let took = Duration::from_micros((now_us - appended_us).max(0) as u64);
+            self.latency.observe(took.as_secs_f64());
+            misses += u64::from(took > deadline && !decision.flags.contains(&Flag::Backlog));
+        }
+        self.deadline_misses.inc_by(misses);
+    }
+
+    /// Records were refused.
+    pub fn rejected(&self, letters: &[DeadLetter]) {
+        for letter in letters {
+            self.dead_letters.of(letter.reason).inc();
+        }
+    }
+
+    /// Events were folded again, silently.
+    pub fn restored(&self, rows: usize) {
+        self.restored.inc_by(rows as u64);
+    }
+
+    /// A stage took this long of a batch. [`Metrics::batch`] tells those of the line.
+    pub fn stage(&self, stage: Stage, took: Duration) {
+        self.stages.of(stage).observe(took.as_secs_f64());
+    }
+
+    /// A transaction ended, `took` after its first record.
+    pub fn transaction(&self, end: TransactionEnd, took: Duration) {
+        self.transactions.of(end).observe(took.as_secs_f64());
+    }
+
+    /// A checkpoint was finished.
+    pub fn checkpoint(&self, took: Duration, bytes: u64) {
+        self.checkpoint_time.observe(took.as_secs_f64());
+        self.checkpoint_bytes.set(bytes as i64);
+        self.checkpoint_at.set(unix_time().as_secs_f64());
+    }
+
+    /// A checkpoint could not be written.
+    pub fn checkpoint_failed(&self) {
+        self.checkpoint_failures.inc();
+    }
+
+    /// Records behind, of every owned partition; those not named are no longer owned.
+    pub fn lag(&self, partitions: &[(Arc<str>, Partition, i64)]) {
+        self.lag.set(partitions);
+    }
+
+    /// This many lanes are owned.
+    pub fn lanes(&self, owned: usize) {
+        self.lanes.set(owned as i64);
+    }
+
+    /// Everything, in Prometheus' text format; `live` is what the health endpoint knows.
+    pub fn render(&self, live: bool) -> String {
+        self.live.set(i64::from(live));
+        self.resident_bytes.set(resident_bytes() as i64);
+        TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .expect("declared metrics have a text form")
+    }
+
+    /// What there is, in the order of declaration.
+    pub fn declared(&self) -> &[Declared] {
+        &self.declared
+    }
+}
+
+/// One metric for each value of a closed label.
+struct Each<K, M>(Vec<(K, M)>);
+
+impl<K: Copy + PartialEq, M> Each<K, M> {
+    fn of(&self, key: K) -> &M {
+        let mut all = self.0.iter();
+        let (_, metric) = all
+            .find(|(known, _)| *known == key)
+            .expect("a closed label's values are all declared");
+        metric
+    }
+}
+
+/// A gauge by partition, which is gone once the partition is.
+struct PartitionGauges {
+    vec: IntGaugeVec,
+    owned: Mutex<BTreeMap<(Arc<str>, Partition), IntGauge>>,
+}
+
+impl PartitionGauges {
+    fn new(vec: IntGaugeVec) -> Self {
+        Self {
+            vec,
+            owned: Mutex::default(),
+        }
+    }
+
+    fn set(&self, partitions: &[(Arc<str>, Partition, i64)]) {
+        let mut owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone: Vec<(Arc<str>, Partition)> = owned
+            .keys()
+            .filter(|(topic, partition)| {
+                !partitions
+                    .iter()
+                    .any(|(t, p, _)| t == topic && p == partition)
+            })
+            .cloned()
+            .collect();
+        for key in gone {
+            owned.remove(&key);
+            // Not to find it is to have it gone already.
+            let _ = self
+                .vec
+                .remove_label_values(&[&*key.0, &key.1.0.to_string()]);
+        }
+        for (topic, partition, records) in partitions {
+            owned
+                .entry((topic.clone(), *partition))
+                .or_insert_with(|| {
+                    self.vec
+                        .with_label_values(&[&**topic, &partition.0.to_string()])
+                })
+                .set(*records);
+        }
+    }
+}
+
+/// Makes metrics, registers them and keeps what was said of each.
+#[derive(Default)]
+struct Declare {
+    registry: Registry,
+    declared: Vec<Declared>,
+}
+
+impl Declare {
+    fn counter(&mut self, name: &'static str, help: &'static str) -> IntCounter {
+        let counter = IntCounter::new(name, help).expect(VALID);
+        self.register("counter", name, help, &[], counter)
+    }
+
+    fn counters(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        label: &'static str,
+    ) -> IntCounterVec {
+        let vec = IntCounterVec::new(Opts::new(name, help), &[label]).expect(VALID);
+        self.register("counter", name, help, &[label], vec)
+    }
+
+    fn counter_each<K, const N: usize>(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        label: &'static str,
+        values: [(K, &'static str); N],
+    ) -> Each<K, IntCounter> {
+        let vec = self.counters(name, help, label);
+        let each = values.map(|(key, value)| (key, vec.with_label_values(&[value])));
+        Each(each.into())
+    }
+
+    fn gauge(&mut self, name: &'static str, help: &'static str) -> IntGauge {
+        let gauge = IntGauge::new(name, help).expect(VALID);
+        self.register("gauge", name, help, &[], gauge)
+    }
+
+    fn gauge_of_seconds(&mut self, name: &'static str, help: &'static str) -> Gauge {
+        let gauge = Gauge::new(name, help).expect(VALID);
+        self.register("gauge", name, help, &[], gauge)
+    }
+
+    fn gauges(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        labels: &[&'static str],
+    ) -> IntGaugeVec {
+        let vec = IntGaugeVec::new(Opts::new(name, help), labels).expect(VALID);
+        self.register("gauge", name, help, labels, vec)
+    }
+
+    fn histogram(&mut self, name: &'static str, help: &'static str, bounds: &[f64]) -> Histogram {
+        let options = HistogramOpts::new(name, help).buckets(bounds.to_vec());
+        let histogram = Histogram::with_opts(options).expect(VALID);
+        self.register("histogram", name, help, &[], histogram)
+    }
+
+    fn histogram_each<K, const N: usize>(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        label: &'static str,
+        values: [(K, &'static str); N],
+        bounds: &[f64],
+    ) -> Each<K, Histogram> {
+        let options = HistogramOpts::new(name, help).buckets(bounds.to_vec());
+        let vec = HistogramVec::new(options, &[label]).expect(VALID);
+        let vec = self.register("histogram", name, help, &[label], vec);
+        let each = values.map(|(key, value)| (key, vec.with_label_values(&[value])));
+        Each(each.into())
+    }
+
+    fn register<M: Collector + Clone + 'static>(
+        &mut self,
+        kind: &'static str,
+        name: &'static str,
+        help: &'static str,
+        labels: &[&'static str],
+        metric: M,
+    ) -> M {
+        self.registry
+            .register(Box::new(metric.clone()))
+            .expect("each name is declared once");
+        self.declared.push(Declared {
+            name,
+            kind,
+            labels: labels.to_vec(),
+            help,
+        });
+        metric
+    }
+}
+
+/// Why making a metric cannot fail.
+const VALID: &str = "names and bounds are constants of the right form";
+
+fn unix_time() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+}
+
+/// Resident memory now; 0 where the system does not tell.
+fn resident_bytes() -> u64 {
+    std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| {
+            let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+            line.split_whitespace().nth(1)?.parse::<u64>().ok()
+        })
+        .map_or(0, |kib| kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sanderling_schemas::{EventId, Offset};
+
+    #[test]
+    fn what_is_counted_is_shown() {
+        let metrics = Metrics::new();
+        let letter = DeadLetter {
+            event: EventId {
+                topic: "payments".into(),
+                partition: Partition(0),
+                offset: Offset(7),
+            },
+            reason: RejectReason::NotFinite,
+            detail: "amount is NaN".into(),
+            raw: b"{\"card_id\":\"4000123412341234\"}".to_vec(),
+        };
+        metrics.rejected(&[letter]);
+        metrics.stage(Stage::Commit, Duration::from_millis(4));
+        metrics.transaction(TransactionEnd::Aborted, Duration::from_millis(20));
+        metrics.checkpoint(Duration::from_secs(1), 4096);
+        metrics.lanes(3);
+        let text = metrics.render(true);
+        for line in [
+            "sanderling_dead_letters_total{reason=\"not_finite\"} 1",
+            "sanderling_dead_letters_total{reason=\"malformed\"} 0",
+            "sanderling_stage_seconds_count{stage=\"commit\"} 1",
+            "sanderling_transaction_seconds_count{end=\"aborted\"} 1",
+            "sanderling_checkpoint_bytes 4096",
+            "sanderling_lanes 3",
+            "sanderling_live 1",
+        ] {
+            assert!(text.lines().any(|l| l == line), "no {line} in\n{text}");
+        }
+        assert!(!text.contains("4000123412341234"), "{text}");
+        assert!(metrics.render(false).contains("sanderling_live 0"));
+    }
+
+    #[test]
+    fn a_partition_that_was_given_up_has_no_lag() {
+        let metrics = Metrics::new();
+        let lag = |partition, records| (Arc::from("payments"), Partition(partition), records);
+        metrics.lag(&[lag(0, 5), lag(1, 9)]);
+        metrics.lag(&[lag(1, 2)]);
+        let text = metrics.render(true);
+        let of = |partition| {
+            format!("sanderling_lag_records{{partition=\"{partition}\",topic=\"payments\"}}")
+        };
+        assert!(text.contains(&format!("{} 2", of(1))), "{text}");
+        assert!(!text.contains(&of(0)), "{text}");
+    }
+
+    #[test]
+    fn every_name_is_ours_and_says_its_unit() {
+        let units = ["_total", "_seconds", "_bytes", "_rows", "_records"];
+        for declared in Metrics::new().declared() {
+            let name = declared.name;
+            assert!(name.starts_with("sanderling_"), "{name}");
+            assert_eq!(
+                name.ends_with("_total"),
+                declared.kind == "counter",
+                "{name}"
+            );
+            let plain = ["sanderling_lanes", "sanderling_live"].contains(&name);
+            assert!(
+                plain || units.iter().any(|unit| name.ends_with(unit)),
+                "{name}"
+            );
+        }
+    }
+}

@@ -59,8 +59,10 @@ fn main() -> Result<(), Box<dyn Error>> {
                 name: name.into(),
                 from: from.into(),
                 data_type,
+                hash: None,
             })
             .into(),
+        seal: None,
     };
     let input = Input {
         stream: "transactions".into(),

@@ -3,24 +3,28 @@
 //! A decoder takes many records at once, casts column by column, and leaves out the records that
 //! cannot become rows, each with its reason: the first that applies in the order event time,
 //! declared columns, label, recorded origin, future time.
+//!
+//! Identifiers that are to be hashed are replaced here, so nothing behind a decoder holds one:
+//! not a row, and of a stream with such columns no detail of a refusal and no dead letter either.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int8Array, Int8DictionaryArray, Int64Array,
-    RecordBatch, StringArray, new_null_array,
+    RecordBatch, StringArray, StringBuilder, new_null_array,
 };
 use arrow::compute::filter;
 use arrow::datatypes::{DataType, Int32Type, Int64Type, SchemaRef, TimestampMicrosecondType};
 use sanderling_schemas::relation::EVENT_TIME;
-use sanderling_schemas::{RejectReason, Relation};
+use sanderling_schemas::{DeadLetter, EventId, RejectReason, Relation};
 
 use crate::IngestError;
 use crate::convert::{convert, never_casts};
 use crate::decoded::{Decoded, Origins, Refusal};
+use crate::hash::HashKey;
 use crate::json::read_record;
-use crate::stream::StreamSpec;
+use crate::stream::{Format, StreamSpec};
 use crate::values::{Cell, Integers, Kind, Values};
 
 /// How far an event time may be ahead of the broker's, microseconds.
@@ -56,6 +60,7 @@ struct Target {
     kind: Kind,
     slot: Slot,
     required: bool,
+    hash: Option<HashKey>,
 }
 
 impl Target {
@@ -108,6 +113,7 @@ impl Decoder {
             kind,
             Slot::EventTime,
             true,
+            None,
         );
         for column in &spec.columns {
             let index = relation
@@ -128,7 +134,25 @@ impl Decoder {
             let required = spec.id.as_ref() == Some(name)
                 || spec.key.as_ref() == Some(name)
                 || labels.is_some_and(|l| l.reference == *name || l.value == *name);
-            decoder.add(&column.from, name, kind, Slot::Column(index), required);
+            if column.hash.is_some() && kind != Kind::Text {
+                return Err(wrong(format!(
+                    "column {name}: a hash is text; declare it as string"
+                )));
+            }
+            let hash = column.hash.clone();
+            decoder.add(
+                &column.from,
+                name,
+                kind,
+                Slot::Column(index),
+                required,
+                hash,
+            );
+        }
+        if decoder.has_identifiers() && spec.seal.is_none() {
+            return Err(wrong(
+                "has hashed columns, but no key that seals its dead letters".into(),
+            ));
         }
         if let Some(id) = &spec.id
             && !spec.columns.iter().any(|column| column.name == *id)
@@ -141,15 +165,23 @@ impl Decoder {
     /// The same for files, which may have recorded origins and, in `label`, a column of labels.
     pub(crate) fn for_files(mut self, label: Option<&str>) -> Self {
         if let Some(label) = label {
-            self.add(label, label, Kind::BigInt, Slot::Label, false);
+            self.add(label, label, Kind::BigInt, Slot::Label, false, None);
         }
         for (name, slot, kind) in RECORDED {
-            self.add(name, name, kind, slot, false);
+            self.add(name, name, kind, slot, false, None);
         }
         self
     }
 
-    fn add(&mut self, field: &str, name: &str, kind: Kind, slot: Slot, required: bool) {
+    fn add(
+        &mut self,
+        field: &str,
+        name: &str,
+        kind: Kind,
+        slot: Slot,
+        required: bool,
+        hash: Option<HashKey>,
+    ) {
         let index = self
             .fields
             .iter()
@@ -165,7 +197,38 @@ impl Decoder {
             kind,
             slot,
             required,
+            hash,
         });
+    }
+
+    /// Whether the stream has columns that are hashed.
+    fn has_identifiers(&self) -> bool {
+        self.targets.iter().any(|target| target.hash.is_some())
+    }
+
+    /// The dead letter of a refused record, `raw`, which came from `event`. Sealed where the
+    /// pipeline says so: whoever makes dead letters makes them here.
+    pub fn dead_letter(
+        &self,
+        event: EventId,
+        reason: RejectReason,
+        detail: String,
+        raw: &[u8],
+    ) -> DeadLetter {
+        let (raw, sealed) = match &self.spec.seal {
+            Some(key) => {
+                let (raw, sealing) = key.seal(&event, raw);
+                (raw, Some(sealing))
+            }
+            None => (raw.to_vec(), None),
+        };
+        DeadLetter {
+            event,
+            reason,
+            detail,
+            raw,
+            sealed,
+        }
     }
 
     /// The stream's declaration.
@@ -209,9 +272,24 @@ impl Decoder {
         self.finish(&values, table.num_rows(), BTreeMap::new(), None)
     }
 
-    /// Decodes JSON records; `None` is a record without a value. `broker_times_us` has one entry
-    /// for each record, or none at all.
-    pub fn decode_json(
+    /// Decodes a topic's records by the stream's format; `None` is a record without a value.
+    /// `broker_times_us` has one entry for each record, or none at all.
+    ///
+    /// # Errors
+    /// Only for what no record is at fault for: a schema registry that cannot be reached, after
+    /// many tries. Nothing is lost if the records are read again.
+    pub fn decode(
+        &self,
+        records: &[Option<&[u8]>],
+        broker_times_us: &[Option<i64>],
+    ) -> Result<Decoded, IngestError> {
+        match self.spec.format {
+            Format::Json => self.decode_json(records, broker_times_us),
+        }
+    }
+
+    /// Decodes JSON records, of a topic or of a file.
+    pub(crate) fn decode_json(
         &self,
         records: &[Option<&[u8]>],
         broker_times_us: &[Option<i64>],
@@ -223,11 +301,12 @@ impl Decoder {
             .collect();
         let mut cells = vec![Cell::Null; self.fields.len()];
         let mut refused = BTreeMap::new();
+        let hidden = self.has_identifiers();
         for (index, record) in records.iter().enumerate() {
             let outcome = match record {
-                Some(record) => read_record(record, &self.fields, &mut cells),
+                Some(record) => read_record(record, &self.fields, &mut cells, hidden),
                 None => Err((
-                    RejectReason::Malformed,
+                    RejectReason::NullValue,
                     "the record has no value".to_string(),
                 )),
             };
@@ -261,6 +340,7 @@ impl Decoder {
     ) -> Result<Decoded, IngestError> {
         let schema = &self.relation.schema;
         let mut columns: Vec<Option<ArrayRef>> = vec![None; schema.fields().len()];
+        let hidden = self.has_identifiers();
         let mut label = None;
         let (mut topic, mut partition, mut offset) = (None, None, None);
         for target in &self.targets {
@@ -270,7 +350,11 @@ impl Decoder {
             }
             let name = &target.name;
             let refuse = |record: usize, reason, cell: &Cell<'_>| {
-                let (shown, kind) = (cell.shown(), target.kind.name());
+                // An identifier can stand in a column where it does not belong.
+                let (shown, kind) = match hidden {
+                    true => (cell.kind().to_string(), target.kind.name()),
+                    false => (cell.shown(), target.kind.name()),
+                };
                 let cure = match target.kind {
                     Kind::Time(Integers::Undeclared) if matches!(cell, Cell::Int(_)) => {
                         "; declare event_time.unit"
@@ -287,7 +371,10 @@ impl Decoder {
                 };
                 refused.entry(record).or_insert(refusal);
             };
-            let array = convert(source, records, target.kind, refuse)?;
+            let mut array = convert(source, records, target.kind, refuse)?;
+            if let Some(key) = &target.hash {
+                array = hashed(array.as_string(), key);
+            }
             if target.required && array.null_count() > 0 {
                 for record in (0..records).filter(|record| array.is_null(*record)) {
                     refused.entry(record).or_insert_with(|| Refusal {
@@ -392,6 +479,23 @@ impl Decoder {
     fn stream_column(&self, rows: usize) -> ArrayRef {
         stream_column(&self.relation, Int8Array::from(vec![self.stream; rows]))
     }
+}
+
+/// What stands for the identifiers of a column.
+fn hashed(identifiers: &StringArray, key: &HashKey) -> ArrayRef {
+    let mut out = StringBuilder::with_capacity(identifiers.len(), identifiers.len() * 32);
+    let mut hash = String::new();
+    for identifier in identifiers {
+        match identifier {
+            Some(identifier) => {
+                hash.clear();
+                key.append(identifier, &mut hash);
+                out.append_value(&hash);
+            }
+            None => out.append_null(),
+        }
+    }
+    Arc::new(out.finish())
 }
 
 /// The column `stream` with these keys, over the names of all streams.

@@ -97,6 +97,35 @@ pub enum IngestError {
         /// The client's word.
         source: rdkafka::error::KafkaError,
     },
+    /// A file of a key that holds none.
+    #[error("the key in {}: {message}", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it; never the key.
+        message: String,
+    },
+    /// A Protobuf schema that cannot be used.
+    #[error("the Protobuf schema {}: {message}", path.display())]
+    Protobuf {
+        /// The .proto file or descriptor set.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The schema registry does not answer, or not as one. No record is at fault: what was read
+    /// is read again.
+    #[error("the schema registry {url}: {action}: {message}")]
+    Registry {
+        /// Its address.
+        url: String,
+        /// What was being done.
+        action: String,
+        /// What came back.
+        message: String,
+        /// What to do.
+        cure: &'static str,
+    },
     /// Arrow refuses to build a batch.
     #[error("cannot build a batch: {0}")]
     Arrow(#[from] arrow::error::ArrowError),

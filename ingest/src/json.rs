@@ -16,11 +16,13 @@ use crate::recorded::{CHUNK_ROWS, Chunk, open_text};
 use crate::values::Cell;
 
 /// Reads the wanted `fields` of one record into `cells`, which it first sets to NULL; a field
-/// that stands twice has its last value. On failure says why, for a dead letter.
+/// that stands twice has its last value. On failure says why, for a dead letter; if `hidden`,
+/// without a word of the record.
 pub(crate) fn read_record<'a>(
     record: &'a [u8],
     fields: &[String],
     cells: &mut [Cell<'a>],
+    hidden: bool,
 ) -> Result<(), (RejectReason, String)> {
     cells.fill(Cell::Null);
     if record.iter().all(u8::is_ascii_whitespace) {
@@ -33,7 +35,20 @@ pub(crate) fn read_record<'a>(
     }
     .deserialize(&mut input)
     .and_then(|()| input.end());
-    outcome.map_err(|error| why(record, &error.to_string()))
+    outcome.map_err(|error| match hidden {
+        true => {
+            let (reason, _) = why(record, &error.to_string());
+            let what = match error.classify() {
+                serde_json::error::Category::Eof => "it breaks off",
+                serde_json::error::Category::Data => "it is something else",
+                _ => "a syntax error",
+            };
+            let (line, column) = (error.line(), error.column());
+            let place = format!("at line {line} column {column}");
+            (reason, format!("not a JSON object: {what} {place}"))
+        }
+        false => why(record, &error.to_string()),
+    })
 }
 
 /// NaN and infinities are not JSON, but common writers emit them: they get their own reason.
@@ -266,7 +281,24 @@ mod tests {
     fn reason(record: &str) -> Result<(), RejectReason> {
         let fields = ["a".to_string(), "b".to_string()];
         let mut cells = [Cell::Null, Cell::Null];
-        read_record(record.as_bytes(), &fields, &mut cells).map_err(|(reason, _)| reason)
+        read_record(record.as_bytes(), &fields, &mut cells, false).map_err(|(reason, _)| reason)
+    }
+
+    #[test]
+    fn where_nothing_may_be_shown_nothing_is() {
+        for broken in [
+            r#""4000123412341234""#,
+            "4000123412341234",
+            r#"{"a": 4000123412341234 5"#,
+            r#"{"4000123412341234": NaN}"#,
+            r#"{4000123412341234: 1}"#,
+        ] {
+            let (fields, mut cells) = (["a".to_string()], [Cell::Null]);
+            let (_, detail) =
+                read_record(broken.as_bytes(), &fields, &mut cells, true).unwrap_err();
+            assert!(detail.starts_with("not a JSON object: "), "{detail}");
+            assert!(!detail.contains("4000"), "{detail}");
+        }
     }
 
     #[test]
@@ -295,6 +327,7 @@ mod tests {
             br#"{"a": 1, "a": "\u00e9"}"#,
             &["a".to_string()],
             &mut cells,
+            false,
         )
         .unwrap();
         assert_eq!(cells[0], Cell::Text("é".into()));

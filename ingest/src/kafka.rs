@@ -274,21 +274,19 @@ impl KafkaSource {
             let payload = |i: usize| records[i].payload.map(|(from, until)| &bytes[from..until]);
             let payloads: Vec<_> = mine.iter().map(|i| payload(*i)).collect();
             let times: Vec<_> = mine.iter().map(|i| records[*i].broker_time_us).collect();
-            let decoded = topic.decoder.decode_json(&payloads, &times)?;
+            let decoded = topic.decoder.decode(&payloads, &times)?;
             for (row, record) in decoded.records.iter().enumerate() {
                 rows[mine[*record]] = Some(row);
             }
             for refusal in decoded.refused {
                 let at = mine[refusal.record];
-                letters.push((
-                    at,
-                    DeadLetter {
-                        event: id(&records[at]),
-                        reason: refusal.reason,
-                        detail: refusal.detail,
-                        raw: payload(at).unwrap_or_default().to_vec(),
-                    },
-                ));
+                let letter = topic.decoder.dead_letter(
+                    id(&records[at]),
+                    refusal.reason,
+                    refusal.detail,
+                    payload(at).unwrap_or_default(),
+                );
+                letters.push((at, letter));
             }
             batches.push(decoded.rows);
         }

@@ -224,15 +224,8 @@ impl RecordedFile {
                 let event = refusal.recorded;
                 let event = event.unwrap_or_else(|| self.file_id(first, refusal.record));
                 let (reason, detail) = (refusal.reason, refusal.detail);
-                (
-                    refusal.record,
-                    DeadLetter {
-                        event,
-                        reason,
-                        detail,
-                        raw,
-                    },
-                )
+                let letter = self.decoder.dead_letter(event, reason, detail, &raw);
+                (refusal.record, letter)
             })
             .collect();
         if let Some(to) = to {

@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 
+use crate::hash::HashKey;
+use crate::seal::SealKey;
+
 /// How the records of a topic are encoded. Files tell their format by extension.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 pub enum Format {
     /// One JSON object a record.
     #[default]
@@ -68,7 +71,7 @@ pub struct EventTimeSpec {
 }
 
 /// One declared column of a stream.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct ColumnSpec {
     /// Column of the relation.
     pub name: String,
@@ -77,10 +80,12 @@ pub struct ColumnSpec {
     /// Type in the relation: Utf8, Int64, Int32, Float64, Boolean, Decimal128 or
     /// Timestamp(Microsecond).
     pub data_type: DataType,
+    /// Its values, which are text then, are replaced by their keyed hashes.
+    pub hash: Option<HashKey>,
 }
 
 /// One stream.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct StreamSpec {
     /// Name, one of the relation's streams.
     pub name: Arc<str>,
@@ -97,4 +102,6 @@ pub struct StreamSpec {
     pub event_time: EventTimeSpec,
     /// Declared columns.
     pub columns: Vec<ColumnSpec>,
+    /// Seals the raw bytes of dead letters; must be there if a column is hashed.
+    pub seal: Option<SealKey>,
 }

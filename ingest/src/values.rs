@@ -87,6 +87,20 @@ pub(crate) enum Cell<'a> {
 }
 
 impl Cell<'_> {
+    /// What it is, where its value must not be shown.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Cell::Null => "null",
+            Cell::Bool(_) => "a boolean",
+            Cell::Int(_) => "an integer",
+            Cell::Float(v) if !v.is_finite() => "a number that is not finite",
+            Cell::Float(_) | Cell::Decimal(..) => "a number",
+            Cell::Text(_) => "text",
+            Cell::Time(_) => "a timestamp",
+            Cell::Other(what) => what,
+        }
+    }
+
     /// The value as a dead letter's detail shows it.
     pub(crate) fn shown(&self) -> String {
         const SHOWN_CHARS_MAX: usize = 60;

@@ -11,8 +11,16 @@ use crate::progress::EventId;
 /// Why a record was refused. The label of a counter, so a closed set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RejectReason {
+    /// The record has no value.
+    NullValue,
     /// The bytes are not of the declared format.
     Malformed,
+    /// The bytes do not begin as a registry's client writes them: a zero, then a schema's id.
+    BrokenFraming,
+    /// The registry does not know the schema's id.
+    UnknownSchema,
+    /// The registry's schema is not one that rows can be read by.
+    UnreadableSchema,
     /// A value cannot be cast to its column's type.
     WrongType,
     /// NaN or an infinity where a number is wanted.
@@ -27,8 +35,12 @@ pub enum RejectReason {
 
 impl RejectReason {
     /// All of them.
-    pub const ALL: [RejectReason; 6] = [
+    pub const ALL: [RejectReason; 10] = [
+        RejectReason::NullValue,
         RejectReason::Malformed,
+        RejectReason::BrokenFraming,
+        RejectReason::UnknownSchema,
+        RejectReason::UnreadableSchema,
         RejectReason::WrongType,
         RejectReason::NotFinite,
         RejectReason::MissingField,
@@ -39,7 +51,11 @@ impl RejectReason {
     /// Name on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
+            RejectReason::NullValue => "null_value",
             RejectReason::Malformed => "malformed",
+            RejectReason::BrokenFraming => "broken_framing",
+            RejectReason::UnknownSchema => "unknown_schema",
+            RejectReason::UnreadableSchema => "unreadable_schema",
             RejectReason::WrongType => "wrong_type",
             RejectReason::NotFinite => "not_finite",
             RejectReason::MissingField => "missing_field",
@@ -64,19 +80,50 @@ pub struct DeadLetter {
     pub reason: RejectReason,
     /// The column, the value and what was wanted.
     pub detail: String,
-    /// The record's bytes; for a row of a table, the row as JSON.
+    /// The record's bytes; for a row of a table, the row as JSON. If sealed, what only the holder
+    /// of the key can open.
     pub raw: Vec<u8>,
+    /// Set if `raw` is sealed.
+    pub sealed: Option<Sealing>,
+}
+
+/// What is known of raw bytes that are sealed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sealing {
+    /// A keyed hash of the whole record, hex. A plain one of a card number could be looked up.
+    pub raw_hmac: String,
+    /// The record was cut before it was sealed.
+    pub truncated: bool,
 }
 
 impl DeadLetter {
-    /// SHA-256 of the whole record, hex.
+    /// Raw bytes kept of a record on a topic: below a broker's usual limit of 1 MiB.
+    pub const RAW_BYTES_MAX: usize = 512 << 10;
+
+    /// SHA-256 of the whole record, hex; of a sealed one the keyed hash.
     pub fn raw_sha256(&self) -> String {
-        hex::encode(Sha256::digest(&self.raw))
+        match &self.sealed {
+            Some(sealing) => sealing.raw_hmac.clone(),
+            None => hex::encode(Sha256::digest(&self.raw)),
+        }
+    }
+
+    /// At most `raw_bytes_max` of the raw bytes, and whether some are missing. Sealed bytes are
+    /// kept whole or not at all, since a part of them cannot be opened.
+    pub fn kept(&self, raw_bytes_max: usize) -> (&[u8], bool) {
+        match &self.sealed {
+            Some(_) if self.raw.len() > raw_bytes_max => (&[], true),
+            Some(sealing) => (&self.raw, sealing.truncated),
+            None => {
+                let kept = &self.raw[..self.raw.len().min(raw_bytes_max)];
+                (kept, kept.len() < self.raw.len())
+            }
+        }
     }
 
     /// The wire form, with at most `raw_bytes_max` of the raw bytes.
     pub fn to_json(&self, raw_bytes_max: usize) -> serde_json::Value {
-        let kept = &self.raw[..self.raw.len().min(raw_bytes_max)];
+        let (kept, truncated) = self.kept(raw_bytes_max);
         json!({
             "event": {
                 "topic": self.event.topic,
@@ -87,7 +134,8 @@ impl DeadLetter {
             "detail": self.detail,
             "raw_base64": base64::engine::general_purpose::STANDARD.encode(kept),
             "raw_sha256": self.raw_sha256(),
-            "truncated": kept.len() < self.raw.len(),
+            "truncated": truncated,
+            "sealed": self.sealed.is_some(),
         })
     }
 }

@@ -15,7 +15,7 @@ pub mod score;
 pub mod wire;
 
 pub use attribution::{Attribution, AttributionError};
-pub use dead_letter::{DeadLetter, RejectReason};
+pub use dead_letter::{DeadLetter, RejectReason, Sealing};
 pub use decision::{Action, Decision, Flag, Reason, Timing, Versions};
 pub use event::{EventBatch, EventTime};
 pub use feature::{FeatureBatch, FeatureField, FeatureRow, FeatureSchema, KnownLabel, NO_SLOT};

@@ -54,6 +54,7 @@ pub fn record(
                     name: TRUTH.into(),
                     from: labels.column.clone(),
                     data_type: DataType::Int64,
+                    hash: None,
                 });
             }
         }

@@ -304,6 +304,15 @@ pub fn input_failure(e: IngestError) -> Failure {
             None,
             "resume with the input of the first run, or start anew without --resume",
         ),
+        IngestError::Key { path, .. } => (
+            Some(path),
+            "write one with `openssl rand -hex 32`, and let only the service's user read it",
+        ),
+        IngestError::Protobuf { path, .. } => (
+            Some(path),
+            "correct the schema, or name another in pipeline.yaml",
+        ),
+        IngestError::Registry { cure, .. } => (None, *cure),
         IngestError::Kafka { .. } => (None, "check kafka.brokers, and that a broker runs there"),
         IngestError::Arrow(_) => (
             None,

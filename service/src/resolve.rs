@@ -194,6 +194,7 @@ impl Resolver<'_> {
                 name: column.clone(),
                 from: declared.from.clone().unwrap_or_else(|| column.clone()),
                 data_type,
+                hash: None,
             });
         }
         if let Some(id) = &stream.id
@@ -207,6 +208,7 @@ impl Resolver<'_> {
                 name: id.clone(),
                 from: id.clone(),
                 data_type: DataType::Utf8,
+                hash: None,
             });
         }
         if let Some(key) = stream.key.as_ref().filter(|_| scored)
@@ -239,6 +241,7 @@ impl Resolver<'_> {
                 }),
             },
             columns: specs,
+            seal: None,
         }
     }
 

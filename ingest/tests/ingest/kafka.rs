@@ -90,7 +90,7 @@ fn records_become_rows_and_bad_ones_dead_letters() {
         (1, Malformed),
         (2, NotFinite),
         (3, MissingField),
-        (4, Malformed),
+        (4, NullValue),
         (5, WrongType),
         (7, FutureTime),
     ];

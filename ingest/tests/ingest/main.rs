@@ -25,6 +25,7 @@ fn column(name: &str, data_type: DataType) -> ColumnSpec {
         name: name.into(),
         from: name.into(),
         data_type,
+        hash: None,
     }
 }
 
@@ -40,6 +41,7 @@ fn spec(name: &str, columns: Vec<ColumnSpec>) -> StreamSpec {
             unit: Some(EpochUnit::Milliseconds),
         },
         columns,
+        seal: None,
     }
 }
 

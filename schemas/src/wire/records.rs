@@ -19,7 +19,7 @@ use crate::progress::{Offset, OffsetRange, OrderRecord, OrderVersions, Partition
 use crate::score::Rung;
 
 /// Columns of `dead_letters.parquet`: `_topic, _partition, _offset, reason, detail, raw_base64,
-/// raw_sha256, truncated`.
+/// raw_sha256, truncated, sealed`.
 pub fn dead_letters_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("_topic", DataType::Utf8, false),
@@ -30,6 +30,7 @@ pub fn dead_letters_schema() -> SchemaRef {
         Field::new("raw_base64", DataType::Utf8, false),
         Field::new("raw_sha256", DataType::Utf8, false),
         Field::new("truncated", DataType::Boolean, false),
+        Field::new("sealed", DataType::Boolean, false),
     ]))
 }
 
@@ -42,9 +43,8 @@ pub fn dead_letters_to_batch(
     fn strings<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
         Arc::new(StringArray::from_iter_values(values))
     }
-    let kept = |l: &DeadLetter| l.raw.len().min(raw_bytes_max);
     let encode =
-        |l: &DeadLetter| base64::engine::general_purpose::STANDARD.encode(&l.raw[..kept(l)]);
+        |l: &DeadLetter| base64::engine::general_purpose::STANDARD.encode(l.kept(raw_bytes_max).0);
     let columns: Vec<ArrayRef> = vec![
         strings(letters.iter().map(|l| &*l.event.topic)),
         Arc::new(Int32Array::from_iter_values(
@@ -60,7 +60,10 @@ pub fn dead_letters_to_batch(
             letters.iter().map(DeadLetter::raw_sha256),
         )),
         Arc::new(BooleanArray::from_iter(
-            letters.iter().map(|l| Some(kept(l) < l.raw.len())),
+            letters.iter().map(|l| Some(l.kept(raw_bytes_max).1)),
+        )),
+        Arc::new(BooleanArray::from_iter(
+            letters.iter().map(|l| Some(l.sealed.is_some())),
         )),
     ];
     Ok(RecordBatch::try_new(dead_letters_schema(), columns)?)
@@ -261,7 +264,7 @@ fn runs_from(runs: &StructArray) -> Result<Vec<Run>, WireError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dead_letter::RejectReason;
+    use crate::dead_letter::{RejectReason, Sealing};
     use crate::progress::EventId;
 
     #[test]
@@ -324,6 +327,7 @@ mod tests {
             reason: RejectReason::WrongType,
             detail: "amount: \"x\" is not a decimal(12,2)".to_string(),
             raw: b"{\"amount\":\"x\"}".to_vec(),
+            sealed: None,
         };
         let batch = dead_letters_to_batch(std::slice::from_ref(&letter), 5).unwrap();
         let json = letter.to_json(5);
@@ -335,12 +339,29 @@ mod tests {
                 .value(0);
             assert_eq!(json[name], cell);
         }
-        assert!(
-            batch
-                .column_by_name("truncated")
-                .unwrap()
-                .as_boolean()
-                .value(0)
-        );
+        let flag = |batch: &RecordBatch, name: &str| {
+            let column = batch.column_by_name(name).unwrap();
+            column.as_boolean().value(0)
+        };
+        assert!(flag(&batch, "truncated") && !flag(&batch, "sealed"));
+
+        // What is sealed is whole or not there, and keeps the hash that it was given.
+        let sealed = DeadLetter {
+            sealed: Some(Sealing {
+                raw_hmac: "ab".into(),
+                truncated: false,
+            }),
+            ..letter
+        };
+        for (raw_bytes_max, kept) in [(5, 0), (100, 14)] {
+            let batch = dead_letters_to_batch(std::slice::from_ref(&sealed), raw_bytes_max);
+            let batch = batch.unwrap();
+            let json = sealed.to_json(raw_bytes_max);
+            assert_eq!(json["sealed"], true);
+            assert_eq!(json["raw_sha256"], "ab");
+            assert_eq!(json["truncated"], kept == 0);
+            assert_eq!(sealed.kept(raw_bytes_max).0.len(), kept);
+            assert!(flag(&batch, "sealed") && flag(&batch, "truncated") == (kept == 0));
+        }
     }
 }

@@ -11,9 +11,6 @@ use crate::failure::Failure;
 use crate::line::Decided;
 use crate::settings::{KafkaSettings, OutputSettings};
 
-/// Raw bytes of a dead letter kept in its record: below the broker's usual limit of 1 MiB.
-const RAW_BYTES_MAX: usize = 512 << 10;
-
 /// Where a live pipeline's results go.
 pub struct KafkaSink {
     writer: TopicWriter,
@@ -70,7 +67,7 @@ impl KafkaSink {
             return Ok(());
         };
         for letter in letters {
-            let payload = letter.to_json(RAW_BYTES_MAX).to_string();
+            let payload = letter.to_json(DeadLetter::RAW_BYTES_MAX).to_string();
             self.writer.send(
                 topic,
                 letter.event.to_string().as_bytes(),

@@ -6,13 +6,18 @@ TARGET  := $(or $(CARGO_TARGET_DIR),target)
 BIN     := $(TARGET)/$(PROFILE)/sanderling
 # Arguments of the demo, for example: make demo DEMO="--for 5m --rate 500"
 DEMO    := --for 60s
+# Arguments of the latency bench, for example: make LIVE="steady --quick"
+LIVE    :=
 # The public handbook stream, for `make figures`.
 DATA    := data/fraud-handbook.parquet
 
-.PHONY: setup build demo test model figures compose-check
+.PHONY: setup setup-tests build demo test model figures compose-check
 
 setup:
 	@sh .ci/setup.sh
+
+setup-tests: setup
+	@sh .ci/setup-tests.sh
 
 build: setup
 	cargo build --locked --profile $(PROFILE) -p sanderling-service
@@ -20,7 +25,7 @@ build: setup
 demo: build
 	$(BIN) demo $(DEMO)
 
-test: setup
+test: setup-tests
 	cargo test --locked --profile $(PROFILE) --workspace
 
 # Trains the model that pipelines/card-fraud ships, on simulated payments.

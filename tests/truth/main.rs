@@ -12,6 +12,7 @@ mod crash;
 mod demo;
 mod errors;
 mod evaluate;
+mod live;
 mod offline;
 mod outcome;
 mod random;

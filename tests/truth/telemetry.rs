@@ -65,7 +65,7 @@ fn is_faulty(machine: usize, minute: usize) -> bool {
 }
 
 /// Rhythms that share a load, with noise; in a fault a third of the channels go their own way.
-fn write(path: &Path) {
+pub fn write(path: &Path) {
     let mut random = Random::new(38);
     let shape: Vec<(f64, f64, f64)> = (0..CHANNELS)
         .map(|_| {

@@ -1,0 +1,7 @@
+//! The live service on Apache Kafka, watched by clients that are not ours.
+
+mod broker;
+mod foreign;
+mod harness;
+mod http;
+mod registry;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int8Array, Int8DictionaryArray, Int64Array,
-    RecordBatch, StringArray, StringBuilder, new_null_array,
+    RecordBatch, StringArray, new_null_array,
 };
 use arrow::compute::filter;
 use arrow::datatypes::{DataType, Int32Type, Int64Type, SchemaRef, TimestampMicrosecondType};
@@ -20,10 +20,12 @@ use sanderling_schemas::relation::EVENT_TIME;
 use sanderling_schemas::{DeadLetter, EventId, RejectReason, Relation};
 
 use crate::IngestError;
+use crate::avro::AvroReader;
 use crate::convert::{convert, never_casts};
 use crate::decoded::{Decoded, Origins, Refusal};
 use crate::hash::HashKey;
 use crate::json::read_record;
+use crate::protobuf::{ProtobufReader, WantedField};
 use crate::stream::{Format, StreamSpec};
 use crate::values::{Cell, Integers, Kind, Values};
 
@@ -78,6 +80,15 @@ pub struct Decoder {
     stream: i8,
     fields: Vec<String>,
     targets: Vec<Target>,
+    records: Records,
+}
+
+/// How a topic's records become cells.
+#[derive(Debug, Clone)]
+enum Records {
+    Json,
+    Avro(Arc<AvroReader>),
+    Protobuf(Arc<ProtobufReader>),
 }
 
 impl Decoder {
@@ -101,6 +112,7 @@ impl Decoder {
             stream,
             fields: Vec::new(),
             targets: Vec::new(),
+            records: Records::Json,
         };
         let unit = spec
             .event_time
@@ -159,6 +171,30 @@ impl Decoder {
         {
             return Err(wrong(format!("{id} is its id; declare it under `columns`")));
         }
+        decoder.records = match &spec.format {
+            Format::Json => Records::Json,
+            Format::Avro(registry) => Records::Avro(Arc::new(AvroReader::new(
+                &spec.name,
+                registry.clone(),
+                &decoder.fields,
+            ))),
+            Format::Protobuf(schema, framing) => {
+                // A label's value is often the zero that is not written.
+                let value = labels.map(|labels| labels.value.as_str());
+                let wanted = decoder.fields.iter().enumerate().map(|(index, field)| {
+                    let mut targets = decoder.targets.iter().filter(|t| t.field == index);
+                    let first = targets.clone().next();
+                    WantedField {
+                        name: field,
+                        column: first.map_or(field, |target| &target.name),
+                        essential: targets.any(|t| t.required && Some(t.name.as_str()) != value),
+                    }
+                });
+                let wanted: Vec<_> = wanted.collect();
+                let reader = ProtobufReader::new(schema, *framing, &wanted)?;
+                Records::Protobuf(Arc::new(reader))
+            }
+        };
         Ok(decoder)
     }
 
@@ -283,8 +319,19 @@ impl Decoder {
         records: &[Option<&[u8]>],
         broker_times_us: &[Option<i64>],
     ) -> Result<Decoded, IngestError> {
-        match self.spec.format {
-            Format::Json => self.decode_json(records, broker_times_us),
+        match &self.records {
+            Records::Json => self.decode_json(records, broker_times_us),
+            Records::Avro(reader) => {
+                let plans = reader.plans(records)?;
+                self.decode_with(records, broker_times_us, |record, cells| {
+                    plans.read(record, cells)
+                })
+            }
+            Records::Protobuf(reader) => {
+                self.decode_with(records, broker_times_us, |record, cells| {
+                    reader.read(record, cells)
+                })
+            }
         }
     }
 
@@ -294,6 +341,19 @@ impl Decoder {
         records: &[Option<&[u8]>],
         broker_times_us: &[Option<i64>],
     ) -> Result<Decoded, IngestError> {
+        let hidden = self.has_identifiers();
+        self.decode_with(records, broker_times_us, |record, cells| {
+            read_record(record, &self.fields, cells, hidden)
+        })
+    }
+
+    /// Decodes records that `read` makes cells of, one for each of `fields`.
+    fn decode_with<'a>(
+        &self,
+        records: &[Option<&'a [u8]>],
+        broker_times_us: &[Option<i64>],
+        read: impl Fn(&'a [u8], &mut [Cell<'a>]) -> Result<(), (RejectReason, String)>,
+    ) -> Result<Decoded, IngestError> {
         let mut columns: Vec<Vec<Cell<'_>>> = self
             .fields
             .iter()
@@ -301,10 +361,9 @@ impl Decoder {
             .collect();
         let mut cells = vec![Cell::Null; self.fields.len()];
         let mut refused = BTreeMap::new();
-        let hidden = self.has_identifiers();
         for (index, record) in records.iter().enumerate() {
             let outcome = match record {
-                Some(record) => read_record(record, &self.fields, &mut cells, hidden),
+                Some(record) => read(record, &mut cells),
                 None => Err((
                     RejectReason::NullValue,
                     "the record has no value".to_string(),
@@ -373,7 +432,7 @@ impl Decoder {
             };
             let mut array = convert(source, records, target.kind, refuse)?;
             if let Some(key) = &target.hash {
-                array = hashed(array.as_string(), key);
+                array = key.hash_column(array.as_string());
             }
             if target.required && array.null_count() > 0 {
                 for record in (0..records).filter(|record| array.is_null(*record)) {
@@ -479,23 +538,6 @@ impl Decoder {
     fn stream_column(&self, rows: usize) -> ArrayRef {
         stream_column(&self.relation, Int8Array::from(vec![self.stream; rows]))
     }
-}
-
-/// What stands for the identifiers of a column.
-fn hashed(identifiers: &StringArray, key: &HashKey) -> ArrayRef {
-    let mut out = StringBuilder::with_capacity(identifiers.len(), identifiers.len() * 32);
-    let mut hash = String::new();
-    for identifier in identifiers {
-        match identifier {
-            Some(identifier) => {
-                hash.clear();
-                key.append(identifier, &mut hash);
-                out.append_value(&hash);
-            }
-            None => out.append_null(),
-        }
-    }
-    Arc::new(out.finish())
 }
 
 /// The column `stream` with these keys, over the names of all streams.

@@ -6,7 +6,9 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
+use arrow::array::{Array, ArrayRef, StringArray, StringBuilder};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
@@ -37,8 +39,21 @@ impl HashKey {
         hash
     }
 
-    /// Appends what stands for `value`.
-    pub(crate) fn append(&self, value: &str, out: &mut String) {
+    /// What stands for the values of a column. NULL stays NULL.
+    pub(crate) fn hash_column(&self, values: &StringArray) -> ArrayRef {
+        let mut out = StringBuilder::with_capacity(values.len(), values.len() * HASH_CHARS);
+        let mut hash = String::with_capacity(HASH_CHARS);
+        for value in values {
+            hash.clear();
+            out.append_option(value.map(|value| {
+                self.append(value, &mut hash);
+                &hash
+            }));
+        }
+        Arc::new(out.finish())
+    }
+
+    fn append(&self, value: &str, out: &mut String) {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut mac = self.0.clone();
         mac.update(value.as_bytes());

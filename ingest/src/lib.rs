@@ -7,19 +7,23 @@
 //! a time, nor on timing within a file.
 
 mod assemble;
+mod avro;
 mod convert;
 mod csv;
 mod decode;
 mod decoded;
 mod error;
 mod file;
+mod framing;
 mod hash;
 mod json;
 mod kafka;
 mod key_file;
 mod labels;
 mod parquet;
+mod protobuf;
 mod recorded;
+mod registry;
 mod seal;
 pub mod simulate;
 mod source;
@@ -30,9 +34,12 @@ pub use decode::Decoder;
 pub use decoded::{Decoded, Refusal};
 pub use error::IngestError;
 pub use file::{FileOptions, FileSource, Input};
+pub use framing::framing_of;
 pub use hash::HashKey;
 pub use kafka::{KafkaOptions, KafkaSource, OffsetReset};
 pub use labels::LabelFileSpec;
+pub use protobuf::ProtobufSchema;
+pub use registry::{Registry, RegistryOptions};
 pub use seal::{SealError, SealKey};
 pub use source::{EventSource, Position, SourceEvent};
-pub use stream::{ColumnSpec, EpochUnit, EventTimeSpec, Format, StreamSpec};
+pub use stream::{ColumnSpec, EpochUnit, EventTimeSpec, Format, Framing, StreamSpec};

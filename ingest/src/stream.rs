@@ -5,6 +5,8 @@ use std::sync::Arc;
 use arrow::datatypes::DataType;
 
 use crate::hash::HashKey;
+use crate::protobuf::ProtobufSchema;
+use crate::registry::RegistryOptions;
 use crate::seal::SealKey;
 
 /// How the records of a topic are encoded. Files tell their format by extension.
@@ -13,6 +15,21 @@ pub enum Format {
     /// One JSON object a record.
     #[default]
     Json,
+    /// One Avro record each, behind a zero and the id of its schema in a registry.
+    Avro(RegistryOptions),
+    /// One Protobuf message a record.
+    Protobuf(ProtobufSchema, Framing),
+}
+
+/// What stands before a Protobuf message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Framing {
+    /// Nothing.
+    #[default]
+    None,
+    /// A zero, a schema's id and the message's place in its file, as a registry's client writes
+    /// them.
+    Confluent,
 }
 
 /// What an integer event time counts.

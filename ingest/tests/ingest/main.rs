@@ -2,7 +2,10 @@
 
 mod bad_rows;
 mod files;
+mod formats;
+mod identifiers;
 mod kafka;
+mod registry;
 mod simulate;
 
 use std::path::Path;

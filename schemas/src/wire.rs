@@ -1,20 +1,23 @@
 //! The wire forms of a decision, a dead letter and an order record: JSON for a topic, Arrow for
-//! Parquet.
+//! Parquet, and for a decision Avro.
 //!
-//! Both forms carry the same fields. In JSON the event id is an object, the features and the
+//! All forms carry the same fields. In JSON the event id is an object, the features and the
 //! attribution are maps; in a table they are flat columns: `_topic`, `_partition`, `_offset`,
 //! `f_<feature>`, `a_base`, `a_<group>`, `version_<name>`.
 //!
 //! Instants are integer microseconds since 1970 UTC in JSON, like `event_time_us`. NULL is `null`,
 //! and so is a NaN or an infinity, which JSON has no number for.
 
+mod avro;
 mod json;
 mod records;
+mod scalar;
 mod table;
 
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 
+pub use avro::{DECISION_AVRO_SCHEMA, write_decision_avro};
 pub use json::{decision_to_json, write_decision};
 pub use records::{
     dead_letters_schema, dead_letters_to_batch, orders_from_batch, orders_schema, orders_to_batch,

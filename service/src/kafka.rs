@@ -3,11 +3,13 @@
 //! Together with `ingest`, the only place that knows rdkafka.
 
 mod embedded;
+mod encoder;
 mod reader;
 mod sink;
 mod writer;
 
 pub use embedded::EmbeddedBroker;
+pub use encoder::DecisionEncoder;
 pub use reader::{DecisionReader, Received};
 pub use sink::KafkaSink;
 pub use writer::TopicWriter;

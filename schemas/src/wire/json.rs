@@ -4,16 +4,11 @@
 //! tree of values between them and the topic would cost more than the model. Decimals are written
 //! digit by digit with their scale, so that an amount reads as it was.
 
-use arrow::array::{Array, AsArray};
-use arrow::datatypes::{
-    ArrowPrimitiveType, DataType, Date32Type, Date64Type, Decimal32Type, Decimal64Type,
-    Decimal128Type, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type,
-    Int64Type, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
-    TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
-};
+use arrow::array::Array;
 use serde::Serialize;
 
 use super::WireError;
+use super::scalar::Scalar;
 use crate::decision::Decision;
 use crate::score::{Output, probability};
 
@@ -129,10 +124,6 @@ fn separate(out: &mut Vec<u8>, index: usize) {
     }
 }
 
-fn primitive<T: ArrowPrimitiveType>(array: &dyn Array, row: usize) -> T::Native {
-    array.as_primitive::<T>().value(row)
-}
-
 /// One cell as a JSON value.
 fn write_cell(
     name: &str,
@@ -140,87 +131,17 @@ fn write_cell(
     row: usize,
     out: &mut Vec<u8>,
 ) -> Result<(), WireError> {
-    if array.is_null(row) {
-        out.extend_from_slice(b"null");
-        return Ok(());
-    }
-    match array.data_type() {
-        DataType::Null => out.extend_from_slice(b"null"),
-        DataType::Boolean => put(out, &array.as_boolean().value(row)),
-        DataType::Int8 => put(out, &primitive::<Int8Type>(array, row)),
-        DataType::Int16 => put(out, &primitive::<Int16Type>(array, row)),
-        DataType::Int32 => put(out, &primitive::<Int32Type>(array, row)),
-        DataType::Int64 => put(out, &primitive::<Int64Type>(array, row)),
-        DataType::UInt8 => put(out, &primitive::<UInt8Type>(array, row)),
-        DataType::UInt16 => put(out, &primitive::<UInt16Type>(array, row)),
-        DataType::UInt32 => put(out, &primitive::<UInt32Type>(array, row)),
-        DataType::UInt64 => put(out, &primitive::<UInt64Type>(array, row)),
-        DataType::Float16 => put(out, &primitive::<Float16Type>(array, row).to_f32()),
-        DataType::Float32 => put(out, &primitive::<Float32Type>(array, row)),
-        DataType::Float64 => put(out, &primitive::<Float64Type>(array, row)),
-        DataType::Decimal32(_, scale) => {
-            put_decimal(primitive::<Decimal32Type>(array, row).into(), *scale, out);
-        }
-        DataType::Decimal64(_, scale) => {
-            put_decimal(primitive::<Decimal64Type>(array, row).into(), *scale, out);
-        }
-        DataType::Decimal128(_, scale) => {
-            put_decimal(primitive::<Decimal128Type>(array, row), *scale, out);
-        }
-        DataType::Utf8 => put(out, array.as_string::<i32>().value(row)),
-        DataType::LargeUtf8 => put(out, array.as_string::<i64>().value(row)),
-        DataType::Utf8View => put(out, array.as_string_view().value(row)),
-        DataType::Date32 => {
-            put(
-                out,
-                &(i64::from(primitive::<Date32Type>(array, row)) * 86_400_000_000),
-            );
-        }
-        DataType::Date64 => put(out, &(primitive::<Date64Type>(array, row) * 1000)),
-        DataType::Timestamp(unit, _) => put(out, &instant_us(unit, array, row)),
-        DataType::Dictionary(key, _) => match **key {
-            DataType::Int8 => return write_dictionary::<Int8Type>(name, array, row, out),
-            DataType::Int16 => return write_dictionary::<Int16Type>(name, array, row, out),
-            DataType::Int32 => return write_dictionary::<Int32Type>(name, array, row, out),
-            _ => return Err(no_form(name, array)),
-        },
-        _ => return Err(no_form(name, array)),
+    match Scalar::of(name, array, row)? {
+        Scalar::Null => out.extend_from_slice(b"null"),
+        Scalar::Bool(value) => put(out, &value),
+        Scalar::Int(value) => put(out, &value),
+        Scalar::UInt(value) => put(out, &value),
+        Scalar::Float(value) => put(out, &value),
+        Scalar::Double(value) => put(out, &value),
+        Scalar::Decimal(value, scale) => put_decimal(value, scale, out),
+        Scalar::Text(value) => put(out, value),
     }
     Ok(())
-}
-
-fn write_dictionary<K: arrow::datatypes::ArrowDictionaryKeyType>(
-    name: &str,
-    array: &dyn Array,
-    row: usize,
-    out: &mut Vec<u8>,
-) -> Result<(), WireError> {
-    let array = array.as_dictionary::<K>();
-    match array.key(row) {
-        Some(key) => write_cell(name, array.values().as_ref(), key, out),
-        None => {
-            out.extend_from_slice(b"null");
-            Ok(())
-        }
-    }
-}
-
-fn no_form(name: &str, array: &dyn Array) -> WireError {
-    WireError::FeatureType {
-        name: name.to_string(),
-        data_type: array.data_type().clone(),
-    }
-}
-
-fn instant_us(unit: &TimeUnit, array: &dyn Array, row: usize) -> i64 {
-    match unit {
-        TimeUnit::Second => primitive::<TimestampSecondType>(array, row).saturating_mul(1_000_000),
-        TimeUnit::Millisecond => {
-            primitive::<TimestampMillisecondType>(array, row).saturating_mul(1000)
-        }
-        TimeUnit::Microsecond => primitive::<TimestampMicrosecondType>(array, row),
-        TimeUnit::Nanosecond => primitive::<TimestampNanosecondType>(array, row).div_euclid(1000),
-    }
 }
 
 /// `value` x 10^-`scale` with all its digits.

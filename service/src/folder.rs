@@ -7,14 +7,14 @@ use std::sync::Arc;
 use arrow::datatypes::Field;
 use sanderling_decide::{Policy, PolicyError};
 use sanderling_features::FeatureEngine;
-use sanderling_ingest::{KafkaOptions, LabelFileSpec, OffsetReset, StreamSpec};
+use sanderling_ingest::{KafkaOptions, LabelFileSpec, OffsetReset, RegistryOptions, StreamSpec};
 use sanderling_schemas::{FeatureSchema, Relation};
 use sanderling_scoring::{Scorer, ScoringError, ServedModel};
 use sha2::{Digest, Sha256};
 
 use crate::failure::{Failure, io_failure};
 use crate::resolve::resolve;
-use crate::settings::Settings;
+use crate::settings::{Framing, Settings};
 
 /// A folder whose `pipeline.yaml` makes sense.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub struct PipelineFolder {
     pub streams: Vec<StreamSpec>,
     /// Labels made from a recorded file's column.
     pub label_file: Option<LabelFileSpec>,
+    /// The schema registry, where one is named.
+    pub registry: Option<RegistryOptions>,
     /// Text of `features.sql`.
     pub sql: String,
     /// Hash of what in the settings can change a decision.
@@ -64,11 +66,12 @@ impl PipelineFolder {
         Ok(Self {
             path: path.to_path_buf(),
             name,
-            version: version_of(&settings),
+            version: version_of(&settings, resolved.hash_fingerprint.as_deref()),
             settings,
             relation: Arc::new(resolved.relation),
             streams: resolved.streams,
             label_file: resolved.label_file,
+            registry: resolved.registry,
             sql,
             model: model.map(Path::to_path_buf),
         })
@@ -159,14 +162,20 @@ impl PipelineFolder {
     }
 }
 
-/// SHA-256 of the settings that can change a decision: not the broker, the topics, the deadline,
-/// delivery, checkpoints or output. The model's sizes are in the model's own hash.
-fn version_of(settings: &Settings) -> Arc<str> {
+/// SHA-256 of the settings that can change a decision: not the broker, the topics, where schemas
+/// come from, the deadline, delivery, checkpoints or output. The model's sizes are in the model's
+/// own hash. Of the key of hashed columns only a fingerprint stands for it: with another key the
+/// same card is another.
+fn version_of(settings: &Settings, hash_fingerprint: Option<&str>) -> Arc<str> {
     let mut streams = settings.streams.clone();
     for (_, stream) in &mut streams.0 {
         stream.topic = None;
+        if let Some(schema) = &mut stream.schema {
+            schema.file = PathBuf::new();
+            schema.framing = Framing::None;
+        }
     }
-    let decisive = serde_json::json!({
+    let mut decisive = serde_json::json!({
         "version": settings.version,
         "streams": streams,
         "labels": settings.labels,
@@ -174,6 +183,9 @@ fn version_of(settings: &Settings) -> Arc<str> {
         "entities": settings.entities.0.iter().map(|(name, e)| (name, &e.key)).collect::<Vec<_>>(),
         "lateness": settings.lateness,
     });
+    if let Some(fingerprint) = hash_fingerprint {
+        decisive["hash_key"] = fingerprint.into();
+    }
     hex::encode(Sha256::digest(decisive.to_string().as_bytes())).into()
 }
 

@@ -2,10 +2,17 @@
 //!
 //! The checks collect every fault before they give up, so that `validate` can show them all.
 
-use std::path::Path;
+mod formats;
+mod identifiers;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow::datatypes::{DataType, TimeUnit as ArrowUnit};
-use sanderling_ingest::{ColumnSpec, EpochUnit, EventTimeSpec, Format, LabelFileSpec, StreamSpec};
+use sanderling_ingest::{
+    ColumnSpec, Decoder, EpochUnit, EventTimeSpec, Format, LabelFileSpec, RegistryOptions,
+    StreamSpec,
+};
 use sanderling_schemas::{Entity, LabelColumns, Relation, Stream};
 
 use crate::failure::Failure;
@@ -19,6 +26,10 @@ pub struct Resolved {
     pub streams: Vec<StreamSpec>,
     /// Labels made from a recorded file's column.
     pub label_file: Option<LabelFileSpec>,
+    /// The schema registry, where one is named.
+    pub registry: Option<RegistryOptions>,
+    /// Tells one key of hashed columns from another; `None` where none is hashed.
+    pub hash_fingerprint: Option<String>,
 }
 
 /// Resolves `settings`, which were read from `file` with the text `text`.
@@ -57,13 +68,24 @@ impl Resolver<'_> {
                 "write beyond: decide, and filter on the flag `late`",
             );
         }
+        let keys = self.keys(settings);
+        let registry = self.registry(settings);
         let label_value = settings.labels.as_ref().map(|l| l.value.clone());
         let mut columns: Vec<(String, DataType)> = Vec::new();
         let mut streams = Vec::new();
         let mut specs = Vec::new();
         for (name, stream) in &settings.streams.0 {
             let scored = settings.score.contains(name);
-            let spec = self.stream(name, stream, scored, label_value.as_deref(), &mut columns);
+            let mut spec = self.stream(name, stream, scored, label_value.as_deref(), &mut columns);
+            if let Some(format) = self.format(name, stream, registry.as_ref()) {
+                spec.format = format;
+            }
+            for column in &mut spec.columns {
+                let declared = stream.columns.get(&column.name);
+                let hashed = declared.is_some_and(|declared| declared.hash.is_some());
+                column.hash = keys.hash.clone().filter(|_| hashed);
+            }
+            spec.seal = keys.seal.clone();
             streams.push(Stream {
                 name: name.as_str().into(),
                 scored,
@@ -132,6 +154,7 @@ impl Resolver<'_> {
         let lateness_us = self.duration(&["lateness", "allowed"], &settings.lateness.allowed);
         self.duration(&["state", "interval"], &settings.state.interval);
         self.partitioned_entities(settings);
+        self.hashed_columns(settings);
         if !self.faults.is_empty() {
             return Err(self.faults);
         }
@@ -143,10 +166,20 @@ impl Resolver<'_> {
             labels,
             lateness_us,
         };
+        for spec in &specs {
+            self.decoder(&relation, spec);
+        }
+        if !self.faults.is_empty() {
+            return Err(self.faults);
+        }
+        let hashes = specs.iter().flat_map(|spec| &spec.columns);
+        let hash_fingerprint = hashes.filter_map(|column| column.hash.as_ref()).next();
         Ok(Resolved {
+            hash_fingerprint: hash_fingerprint.map(|key| key.fingerprint()),
             relation,
             streams: specs,
             label_file,
+            registry,
         })
     }
 
@@ -160,13 +193,6 @@ impl Resolver<'_> {
     ) -> StreamSpec {
         let mut specs = Vec::new();
         for (column, declared) in &stream.columns.0 {
-            if declared.hash.is_some() {
-                self.fault(
-                    &["streams", name, "columns", column, "hash"],
-                    "hashed columns are not supported yet",
-                    "hash the identifier before it reaches the topic",
-                );
-            }
             let mut data_type = match parse_type(&declared.data_type) {
                 Some(data_type) => data_type,
                 None => {
@@ -223,9 +249,7 @@ impl Resolver<'_> {
         StreamSpec {
             name: name.into(),
             topic: stream.topic.clone(),
-            format: match stream.format {
-                settings::Format::Json => Format::Json,
-            },
+            format: Format::Json,
             id: stream
                 .id
                 .clone()
@@ -378,6 +402,25 @@ impl Resolver<'_> {
         }
     }
 
+    /// Whether a stream's records can be decoded as it declares.
+    fn decoder(&mut self, relation: &Relation, spec: &StreamSpec) {
+        if let Err(error) = Decoder::new(Arc::new(relation.clone()), spec.clone()) {
+            self.fault(
+                &["streams", &spec.name],
+                error.to_string(),
+                "correct `from` or `columns`, or take the schema that has the field",
+            );
+        }
+    }
+
+    /// A path that `pipeline.yaml` names, from its folder.
+    fn beside(&self, path: &Path) -> PathBuf {
+        match self.file.parent() {
+            Some(folder) => folder.join(path),
+            None => path.to_path_buf(),
+        }
+    }
+
     fn duration(&mut self, path: &[&str], text: &str) -> i64 {
         match parse_duration_us(text) {
             Some(us) => us,
@@ -469,6 +512,35 @@ fn parse_type(text: &str) -> Option<DataType> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A pipeline whose columns stand in line 4.
+    pub(super) const PAYMENTS: &str = "version: 1\n\
+        streams:\n  \
+          p: {topic: p, id: id, key: card, event_time: {column: at, unit: ms},\n    \
+              columns: {id: {type: string}, card: {}}}\n\
+        score: [p]\n";
+
+    /// Resolves `yaml` in a folder of `files`.
+    pub(super) fn pipeline(yaml: &str, files: &[(&str, &str)]) -> Result<Resolved, Vec<Failure>> {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        let file = folder.path().join("pipeline.yaml");
+        let settings: Settings = serde_yaml_ng::from_str(yaml).unwrap();
+        resolve(&file, yaml, &settings)
+    }
+
+    /// The faults of `yaml`: message and line.
+    pub(super) fn faults(yaml: &str, files: &[(&str, &str)]) -> Vec<(String, Option<usize>)> {
+        let faults = pipeline(yaml, files).err().unwrap_or_default().into_iter();
+        faults
+            .map(|fault| {
+                assert!(fault.cure.is_some() && fault.file.is_some(), "{fault:?}");
+                (fault.to_string(), fault.line)
+            })
+            .collect()
+    }
 
     #[test]
     fn durations_have_units() {

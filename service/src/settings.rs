@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -93,6 +93,17 @@ pub struct Settings {
     /// Topics of what comes out.
     #[serde(default)]
     pub output: OutputSettings,
+    /// File of the key that columns with `hash: hmac` are hashed with: at least 32 bytes, or their
+    /// hexadecimal digits, as `openssl rand -hex 32` writes them. A value is replaced by the first
+    /// 32 hexadecimal digits of its HMAC-SHA256, so another key gives other identifiers and makes
+    /// what is remembered of the old ones useless. Like every path here, from the pipeline's folder.
+    #[serde(default)]
+    pub hash_key_file: Option<PathBuf>,
+    /// File of the key that dead letters are sealed with, AES-256-GCM: 32 bytes, or their 64
+    /// hexadecimal digits. Needed where a column is hashed, since a record that cannot be read
+    /// holds the identifier itself; `dlq requeue` opens with it.
+    #[serde(default)]
+    pub dead_letter_key_file: Option<PathBuf>,
     /// Where `run` answers to those who watch it.
     #[serde(default)]
     pub health: HealthSettings,
@@ -109,6 +120,22 @@ pub struct KafkaSettings {
     pub brokers: String,
     /// Passed to librdkafka as they are.
     pub properties: BTreeMap<String, String>,
+    /// The schema registry; only Avro needs one.
+    pub registry: Option<RegistrySettings>,
+}
+
+/// `kafka.registry:`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegistrySettings {
+    /// `http://host:port`, or several, comma-separated.
+    pub url: String,
+    /// User, where it wants one.
+    #[serde(default)]
+    pub username: Option<String>,
+    /// File that holds the user's password.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
 }
 
 /// One of `streams:`
@@ -121,6 +148,9 @@ pub struct StreamSettings {
     /// Encoding of the topic's records.
     #[serde(default)]
     pub format: Format,
+    /// Schema of Protobuf records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<SchemaSettings>,
     /// Column that identifies an event.
     #[serde(default)]
     pub id: Option<String>,
@@ -165,9 +195,17 @@ pub struct ColumnSettings {
     /// Source column; by default of the same name.
     #[serde(default)]
     pub from: Option<String>,
-    /// Replaced by a keyed hash at the decoder.
+    /// Replaced by a keyed hash at the decoder, with the key of `hash_key_file`.
     #[serde(default)]
-    pub hash: Option<String>,
+    pub hash: Option<Hash>,
+}
+
+/// What stands for an identifier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hash {
+    /// HMAC-SHA256 in hexadecimal digits, the first 32 of them.
+    Hmac,
 }
 
 /// Encoding of a topic's records.
@@ -177,6 +215,45 @@ pub enum Format {
     /// One JSON object a record.
     #[default]
     Json,
+    /// One Avro record each, behind the id of its schema in `kafka.registry`.
+    Avro,
+    /// One Protobuf message a record, of `schema`.
+    Protobuf,
+}
+
+/// Encoding of decisions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OutputFormat {
+    /// One JSON object each.
+    #[default]
+    Json,
+    /// Avro behind the id of its schema, which is registered under `<topic>-value`.
+    Avro,
+}
+
+/// `schema:` of a stream.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SchemaSettings {
+    /// A .proto file, or a descriptor set whose name ends in .pb.
+    pub file: PathBuf,
+    /// Full name of the message.
+    pub message: String,
+    /// What stands before it in a record.
+    #[serde(default)]
+    pub framing: Framing,
+}
+
+/// What stands before a Protobuf message in a record.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Framing {
+    /// Nothing.
+    #[default]
+    None,
+    /// What a schema registry's client writes.
+    Confluent,
 }
 
 /// `labels:`
@@ -283,7 +360,7 @@ pub struct OutputSettings {
     /// Topic of order records.
     pub order: Option<String>,
     /// Encoding of decisions.
-    pub format: Format,
+    pub format: OutputFormat,
 }
 
 /// `health:`
@@ -316,6 +393,7 @@ mod defaults {
             Self {
                 brokers: "localhost:9092".into(),
                 properties: BTreeMap::new(),
+                registry: None,
             }
         }
     }

@@ -566,6 +566,7 @@ mod tests {
             reason: RejectReason::NotFinite,
             detail: "amount is NaN".into(),
             raw: b"{\"card_id\":\"4000123412341234\"}".to_vec(),
+            sealed: None,
         };
         metrics.rejected(&[letter]);
         metrics.stage(Stage::Commit, Duration::from_millis(4));

@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 
+use crate::kafka::KafkaTrouble;
+
 /// An input that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum IngestError {
@@ -88,14 +90,47 @@ pub enum IngestError {
         wanted: &'static str,
     },
     /// The broker or its client refuses.
-    #[error("Kafka ({brokers}): {action}: {source}")]
+    #[error("Kafka ({brokers}): {action}: {word}")]
     Kafka {
         /// Bootstrap servers.
         brokers: String,
         /// What was being done.
         action: String,
+        /// What kind of trouble it is.
+        trouble: KafkaTrouble,
         /// The client's word.
-        source: rdkafka::error::KafkaError,
+        word: String,
+    },
+    /// Records that must be read again, and that the broker does not have.
+    #[error(
+        "{topic}/{partition} does not hold the records [{from}, {next}) that are to be read from \
+         it: it has [{low}, {high})"
+    )]
+    NotHeld {
+        /// The topic.
+        topic: String,
+        /// Its partition.
+        partition: i32,
+        /// First offset that is needed.
+        from: i64,
+        /// The offset after the last.
+        next: i64,
+        /// First offset that is there.
+        low: i64,
+        /// The offset after the last.
+        high: i64,
+    },
+    /// A record of the order topic that is not an order record.
+    #[error("{topic}/{partition}/{offset} is not an order record: {message}")]
+    OrderRecord {
+        /// The order topic.
+        topic: String,
+        /// Its partition.
+        partition: i32,
+        /// Offset of the record.
+        offset: i64,
+        /// What is wrong with it.
+        message: String,
     },
     /// A file of a key that holds none.
     #[error("the key in {}: {message}", path.display())]

@@ -36,7 +36,10 @@ pub use error::IngestError;
 pub use file::{FileOptions, FileSource, Input};
 pub use framing::framing_of;
 pub use hash::HashKey;
-pub use kafka::{KafkaOptions, KafkaSource, OffsetReset};
+pub use kafka::{
+    BeforeRevoke, Committer, GroupMember, KafkaOptions, KafkaSource, KafkaTrouble, OffsetReset,
+    OrderLog, RunsReader, TopicPartition,
+};
 pub use labels::LabelFileSpec;
 pub use protobuf::ProtobufSchema;
 pub use registry::{Registry, RegistryOptions};

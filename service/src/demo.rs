@@ -225,6 +225,7 @@ fn feed_history(history: &mut FileSource, feeder: &Feeder, run: &Run) -> Result<
 
 /// Feeds what the topics hold until the run stops, and commits what has been delivered.
 fn feed_live(live: &mut KafkaSource, feeder: &Feeder, run: &Run) -> Result<(), Failure> {
+    let committer = live.committer();
     let mut last_cut = Instant::now();
     while !run.is(&run.stop) {
         let fed = match live.next(LIVE_ROWS_MAX, POLL).map_err(input_failure)? {
@@ -261,7 +262,7 @@ fn feed_live(live: &mut KafkaSource, feeder: &Feeder, run: &Run) -> Result<(), F
             for (topic, partition, offset) in next {
                 offsets.set(topic, partition, offset);
             }
-            live.commit(&offsets).map_err(input_failure)?;
+            committer.commit(&offsets).map_err(input_failure)?;
         }
     }
     Ok(())

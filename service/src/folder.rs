@@ -158,6 +158,7 @@ impl PipelineFolder {
             properties: self.settings.kafka.properties.clone(),
             offset_reset: OffsetReset::Earliest,
             first_sequence,
+            ..KafkaOptions::default()
         }
     }
 }

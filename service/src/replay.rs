@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use object_store::local::LocalFileSystem;
 use sanderling_ingest::{
-    EventSource, FileOptions, FileSource, IngestError, LabelFileSpec, Position, SourceEvent,
+    EventSource, FileOptions, FileSource, IngestError, KafkaTrouble, LabelFileSpec, Position,
+    SourceEvent,
 };
 use sanderling_schemas::wire::{DecisionTable, SourceId};
 use sanderling_schemas::{EventTime, Rung};
@@ -313,16 +314,70 @@ pub fn input_failure(e: IngestError) -> Failure {
             "correct the schema, or name another in pipeline.yaml",
         ),
         IngestError::Registry { cure, .. } => (None, *cure),
-        IngestError::Kafka { .. } => (None, "check kafka.brokers, and that a broker runs there"),
+        IngestError::Kafka { trouble, .. } => (None, kafka_cure(*trouble)),
+        IngestError::NotHeld { .. } => (
+            None,
+            "keep the topic's records for longer (retention.ms) than the pipeline may be down; \
+             to begin anew without them, clear its folder under state.url and its group's offsets",
+        ),
+        IngestError::OrderRecord { .. } => (
+            None,
+            "give output.order a topic that nothing else writes to",
+        ),
         IngestError::Arrow(_) => (
             None,
             "this is a fault of the program; the input is untouched",
         ),
         IngestError::Write { path, .. } => (Some(path), "check the path and the disk"),
     };
-    let failure = Failure::new("input", e.to_string()).cure(cure);
+    let code = match &e {
+        IngestError::Kafka { .. } => "kafka",
+        _ => "input",
+    };
+    let failure = Failure::new(code, e.to_string()).cure(cure);
     match file {
         Some(file) => failure.in_file(file),
         None => failure,
+    }
+}
+
+/// What to do about trouble with a broker.
+fn kafka_cure(trouble: KafkaTrouble) -> &'static str {
+    match trouble {
+        KafkaTrouble::Unreachable => {
+            "check kafka.brokers, and that a broker runs there and can be reached from here; one \
+             that wants TLS or a login needs security.protocol under kafka.properties"
+        }
+        KafkaTrouble::Authentication => {
+            "check sasl.mechanism, sasl.username and sasl.password under kafka.properties; the \
+             broker must know the user"
+        }
+        KafkaTrouble::Tls => {
+            "check security.protocol and ssl.ca.location under kafka.properties, that the broker's \
+             certificate is made out to the name in kafka.brokers, and that this port speaks TLS"
+        }
+        KafkaTrouble::MissingTopic => {
+            "create the topic, or correct its name in pipeline.yaml (streams.*.topic, output.*)"
+        }
+        KafkaTrouble::TopicDenied => {
+            "let this user read and describe the topic (kafka-acls --add --operation Read \
+             --operation Describe --topic NAME)"
+        }
+        KafkaTrouble::GroupDenied => {
+            "let this user read the consumer group, which is named after the pipeline (kafka-acls \
+             --add --operation Read --group sanderling-NAME)"
+        }
+        KafkaTrouble::Fenced => {
+            "another process took this one's place under the same name: stop one of them, or give \
+             each its own `instance`"
+        }
+        KafkaTrouble::Setting => "correct the setting under kafka.properties in pipeline.yaml",
+        KafkaTrouble::Refused => "look at the broker's log; it says more",
+    }
+}
+
+impl From<IngestError> for Failure {
+    fn from(e: IngestError) -> Self {
+        input_failure(e)
     }
 }

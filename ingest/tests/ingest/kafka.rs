@@ -1,33 +1,95 @@
 //! Topics of librdkafka's mock broker.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::mocking::MockCluster;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use sanderling_ingest::{EventSource, KafkaOptions, KafkaSource, Position, SourceEvent};
-use sanderling_schemas::{EventBatch, Offsets, Partition, RejectReason};
+use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
+use sanderling_ingest::{
+    EventSource, IngestError, KafkaOptions, KafkaSource, KafkaTrouble, OrderLog, Position,
+    RunsReader, SourceEvent, TopicPartition,
+};
+use sanderling_schemas::{
+    EventBatch, Offset, OffsetRange, Offsets, OrderRecord, OrderVersions, Partition, RejectReason,
+    Run, Rung, Sequence,
+};
 
 use crate::{order, payments};
 
 const WITHIN: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(50);
+/// A time long past, milliseconds.
+const LONG_AGO_MS: i64 = 1_700_000_000_000;
 
-fn produce(brokers: &str, topic: &str, records: &[Option<&str>]) {
+/// A broker with the two topics, each of so many partitions.
+fn cluster(partitions: i32) -> MockCluster<'static, DefaultProducerContext> {
+    let cluster = MockCluster::new(1).unwrap();
+    for topic in ["payments-topic", "labels-topic"] {
+        cluster.create_topic(topic, partitions, 1).unwrap();
+    }
+    cluster
+}
+
+/// Records for a partition, each with its time where it matters.
+fn produce_to(brokers: &str, topic: &str, partition: i32, records: &[(Option<&str>, Option<i64>)]) {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .create()
         .unwrap();
-    for record in records {
-        let mut message: BaseRecord<'_, str, str> = BaseRecord::to(topic).key("c").partition(0);
+    for (record, at_ms) in records {
+        let mut message: BaseRecord<'_, str, str> =
+            BaseRecord::to(topic).key("c").partition(partition);
         message.payload = *record;
+        message.timestamp = *at_ms;
         producer.send(message).unwrap();
     }
     producer.flush(WITHIN).unwrap();
 }
 
-fn source(brokers: &str) -> KafkaSource {
-    let (relation, specs) = payments();
-    let options = KafkaOptions {
+fn produce(brokers: &str, topic: &str, records: &[Option<&str>]) {
+    let records: Vec<_> = records.iter().map(|record| (*record, None)).collect();
+    produce_to(brokers, topic, 0, &records);
+}
+
+/// `count` good payments, one each `step_ms` from `from_ms` on.
+fn produce_payments(brokers: &str, partition: i32, count: i64, from_ms: i64, step_ms: i64) {
+    let records: Vec<_> = (0..count)
+        .map(|i| {
+            let at = from_ms + i * step_ms;
+            (
+                format!("{{\"id\":\"p{partition}-{i}\",\"at\":{at},\"card\":\"c\"}}"),
+                at,
+            )
+        })
+        .collect();
+    let records: Vec<_> = records
+        .iter()
+        .map(|(record, at)| (Some(record.as_str()), Some(*at)))
+        .collect();
+    produce_to(brokers, "payments-topic", partition, &records);
+}
+
+fn produce_labels(brokers: &str, partition: i32, count: i64, from_ms: i64, step_ms: i64) {
+    let records: Vec<_> = (0..count)
+        .map(|i| {
+            let at = from_ms + i * step_ms;
+            (
+                format!("{{\"id\":\"l{partition}-{i}\",\"at\":{at},\"is_fraud\":1}}"),
+                at,
+            )
+        })
+        .collect();
+    let records: Vec<_> = records
+        .iter()
+        .map(|(record, at)| (Some(record.as_str()), Some(*at)))
+        .collect();
+    produce_to(brokers, "labels-topic", partition, &records);
+}
+
+fn options(brokers: &str) -> KafkaOptions {
+    KafkaOptions {
         brokers: brokers.into(),
         group: "ingest".into(),
         // The mock broker keeps a group waiting for that long after its last member has left.
@@ -38,8 +100,12 @@ fn source(brokers: &str) -> KafkaSource {
         .map(|(name, value)| (name.into(), value.into()))
         .into(),
         ..KafkaOptions::default()
-    };
-    KafkaSource::new(relation, &specs, &options).unwrap()
+    }
+}
+
+fn open(options: &KafkaOptions) -> KafkaSource {
+    let (relation, specs) = payments();
+    KafkaSource::new(relation, &specs, options).unwrap()
 }
 
 /// What comes until there are `records` rows and rejections.
@@ -47,7 +113,7 @@ fn read(source: &mut KafkaSource, records: usize) -> (Vec<EventBatch>, Vec<(i64,
     let (mut batches, mut letters, from) = (Vec::<EventBatch>::new(), Vec::new(), Instant::now());
     while batches.iter().map(EventBatch::len).sum::<usize>() + letters.len() < records {
         assert!(from.elapsed() < WITHIN, "{records} records did not come");
-        match source.next(4, Duration::from_millis(50)).unwrap() {
+        match source.next(100, POLL).unwrap() {
             SourceEvent::Batch(batch) => batches.push(batch),
             SourceEvent::Rejected(more) => {
                 letters.extend(more.iter().map(|l| (l.event.offset.0, l.reason)));
@@ -58,13 +124,21 @@ fn read(source: &mut KafkaSource, records: usize) -> (Vec<EventBatch>, Vec<(i64,
     (batches, letters)
 }
 
+fn run(topic: &str, partition: i32, from: i64, next: i64) -> Run {
+    Run {
+        topic: topic.into(),
+        partition: Partition(partition),
+        range: OffsetRange {
+            from: Offset(from),
+            next: Offset(next),
+        },
+    }
+}
+
 #[test]
 fn records_become_rows_and_bad_ones_dead_letters() {
-    let cluster = MockCluster::new(1).unwrap();
+    let cluster = cluster(1);
     let brokers = cluster.bootstrap_servers();
-    for topic in ["payments-topic", "labels-topic"] {
-        cluster.create_topic(topic, 1, 1).unwrap();
-    }
     let ahead = chrono::Utc::now().timestamp_millis() + 2 * 3_600_000;
     let ahead = format!("{{\"id\":\"h\",\"at\":{ahead},\"card\":\"c\"}}");
     produce(
@@ -81,7 +155,7 @@ fn records_become_rows_and_bad_ones_dead_letters() {
             Some(&ahead),
         ],
     );
-    let mut first = source(&brokers);
+    let mut first = open(&options(&brokers));
     first.check_topics().unwrap();
     let (batches, letters) = read(&mut first, 8);
     assert_eq!(order(&batches), ["a", "g"]);
@@ -121,14 +195,12 @@ fn records_become_rows_and_bad_ones_dead_letters() {
 
     // A new consumer of the group goes on from what was committed.
     let mut committed = Offsets::default();
-    committed.set(
-        "payments-topic".into(),
-        Partition(0),
-        sanderling_schemas::Offset(6),
-    );
-    first.commit(&committed).unwrap();
+    committed.set("payments-topic".into(), Partition(0), Offset(6));
+    first.committer().commit(&committed).unwrap();
+    let asked = [("payments-topic".into(), Partition(0))];
+    assert_eq!(first.committed(&asked).unwrap(), committed);
     drop(first);
-    let mut second = source(&brokers);
+    let mut second = open(&options(&brokers));
     let (batches, letters) = read(&mut second, 3);
     let mut ids = order(&batches);
     ids.sort();
@@ -143,15 +215,407 @@ fn records_become_rows_and_bad_ones_dead_letters() {
 
 #[test]
 fn a_topic_that_is_not_there_is_named() {
-    let cluster = MockCluster::new(1).unwrap();
+    let cluster = cluster(1);
     let brokers = cluster.bootstrap_servers();
-    cluster.create_topic("labels-topic", 1, 1).unwrap();
     cluster
         .topic_error(
             "payments-topic",
             rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
         )
         .unwrap();
-    let error = source(&brokers).check_topics().unwrap_err().to_string();
-    assert!(error.contains("payments-topic"), "{error}");
+    let error = open(&options(&brokers)).check_topics().unwrap_err();
+    assert!(error.to_string().contains("payments-topic"), "{error}");
+    let trouble = trouble_of(&error);
+    assert_eq!(trouble, Some(KafkaTrouble::MissingTopic), "{error}");
+}
+
+#[test]
+fn a_topic_that_may_not_be_read_is_named() {
+    let cluster = cluster(1);
+    let brokers = cluster.bootstrap_servers();
+    cluster
+        .topic_error(
+            "labels-topic",
+            rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
+        )
+        .unwrap();
+    let error = open(&options(&brokers)).check_topics().unwrap_err();
+    assert!(error.to_string().contains("labels-topic"), "{error}");
+    assert_eq!(
+        trouble_of(&error),
+        Some(KafkaTrouble::TopicDenied),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_broker_that_is_not_there_is_told_with_the_clients_reason() {
+    // Nothing listens on a port that was just given back.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let brokers = port.local_addr().unwrap().to_string();
+    drop(port);
+    let error = open(&options(&brokers)).check_topics().unwrap_err();
+    assert_eq!(
+        trouble_of(&error),
+        Some(KafkaTrouble::Unreachable),
+        "{error}"
+    );
+    assert!(error.to_string().contains("refused"), "{error}");
+}
+
+fn trouble_of(error: &IngestError) -> Option<KafkaTrouble> {
+    match error {
+        IngestError::Kafka { trouble, .. } => Some(*trouble),
+        _ => None,
+    }
+}
+
+/// Backlogs of very different length over the same month: read as fast as it goes, the short one
+/// would come first as a whole.
+#[test]
+fn a_backlog_is_merged_by_the_brokers_time_and_live_records_come_at_once() {
+    let cluster = cluster(3);
+    let brokers = cluster.bootstrap_servers();
+    let month_ms = 30 * 86_400_000;
+    for (partition, count) in [(0, 6000), (1, 60), (2, 1000)] {
+        produce_payments(&brokers, partition, count, LONG_AGO_MS, month_ms / count);
+        produce_labels(&brokers, partition, 20, LONG_AGO_MS, month_ms / 20);
+    }
+    let mut source = open(&options(&brokers));
+    assert!(source.is_behind());
+    let (batches, _) = read(&mut source, 7060 + 60);
+    let times: Vec<i64> = batches
+        .iter()
+        .flat_map(|b| b.broker_time_us.clone())
+        .collect();
+    let back = times.windows(2).filter(|pair| pair[0] > pair[1]).count();
+    assert_eq!((times.len(), back), (7120, 0));
+    let ids: BTreeSet<String> = order(&batches).into_iter().collect();
+    assert_eq!(ids.len(), 7120);
+    let mut sequence = 0;
+    for batch in &batches {
+        assert_eq!(batch.sequence.0, sequence);
+        sequence += batch.len() as u64;
+    }
+
+    let from = Instant::now();
+    while source.is_behind() {
+        assert!(from.elapsed() < WITHIN);
+        source.next(100, POLL).unwrap();
+    }
+    assert!(
+        source.lag().iter().all(|(_, _, lag)| *lag == 0),
+        "{:?}",
+        source.lag()
+    );
+    // However old its time, and whatever the others may still bring.
+    let from = Instant::now();
+    produce_payments(&brokers, 1, 1, LONG_AGO_MS, 1);
+    let (batches, _) = read(&mut source, 1);
+    assert_eq!(order(&batches), ["p1-0"]);
+    assert!(
+        from.elapsed() < Duration::from_millis(800),
+        "{:?}",
+        from.elapsed()
+    );
+}
+
+#[test]
+fn a_lane_has_one_partition_number_of_every_topic() {
+    let cluster = cluster(3);
+    let brokers = cluster.bootstrap_servers();
+    for partition in 0..3 {
+        produce_payments(&brokers, partition, 300, LONG_AGO_MS, 1000);
+        produce_labels(&brokers, partition, 30, LONG_AGO_MS + 500, 10_000);
+    }
+    let mut source = open(&KafkaOptions {
+        lanes: true,
+        ..options(&brokers)
+    });
+    let (batches, _) = read(&mut source, 990);
+    let mut last: BTreeMap<Partition, i64> = BTreeMap::new();
+    for batch in &batches {
+        let number = batch.ids[0].partition;
+        assert!(batch.ids.iter().all(|id| id.partition == number));
+        assert_eq!(batch.sequence, Sequence(0));
+        for time in &batch.broker_time_us {
+            assert!(
+                last.insert(number, *time)
+                    .is_none_or(|before| before <= *time)
+            );
+        }
+    }
+    assert_eq!(last.len(), 3);
+    // No lane is left out while another has records.
+    let first = batches.iter().take(5).map(|batch| batch.ids[0].partition);
+    assert_eq!(first.collect::<BTreeSet<_>>().len(), 3);
+}
+
+/// Waits for the partitions that a source is assigned.
+fn assigned(source: &mut KafkaSource) -> Vec<TopicPartition> {
+    let from = Instant::now();
+    loop {
+        assert!(from.elapsed() < WITHIN);
+        match source.next(100, POLL).unwrap() {
+            SourceEvent::Assigned(partitions) => return partitions,
+            SourceEvent::Idle => {}
+            other => panic!("before an assignment: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn held_partitions_wait_and_begin_where_they_are_told() {
+    let cluster = cluster(2);
+    let brokers = cluster.bootstrap_servers();
+    for partition in 0..2 {
+        produce_payments(&brokers, partition, 10, LONG_AGO_MS, 1000);
+    }
+    let mut source = open(&KafkaOptions {
+        hold: true,
+        ..options(&brokers)
+    });
+    let partitions = assigned(&mut source);
+    assert_eq!(partitions.len(), 4);
+    for _ in 0..3 {
+        let from = Instant::now();
+        let wait = Duration::from_millis(300);
+        assert!(matches!(source.next(100, wait).unwrap(), SourceEvent::Idle));
+        let took = from.elapsed();
+        assert!(
+            took >= wait && took < wait + Duration::from_millis(200),
+            "{took:?}"
+        );
+    }
+    let mut at = Offsets::default();
+    at.set("payments-topic".into(), Partition(0), Offset(7));
+    at.set("payments-topic".into(), Partition(1), Offset(10));
+    source.begin(&partitions, &at).unwrap();
+    let (batches, _) = read(&mut source, 3);
+    assert_eq!(order(&batches), ["p0-7", "p0-8", "p0-9"]);
+    produce_payments(&brokers, 1, 1, LONG_AGO_MS, 1);
+    let (batches, _) = read(&mut source, 1);
+    assert_eq!(batches[0].ids[0].to_string(), "payments-topic/1/10");
+
+    // Where a topic no longer reaches, nothing else is read in its place.
+    at.set("payments-topic".into(), Partition(0), Offset(500));
+    let error = source.begin(&partitions, &at).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            IngestError::NotHeld {
+                from: 500,
+                high: 10,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn partitions_are_given_up_only_after_what_was_read_of_them_is_committed() {
+    let cluster = cluster(4);
+    let brokers = cluster.bootstrap_servers();
+    for partition in 0..4 {
+        produce_payments(&brokers, partition, 500, LONG_AGO_MS, 1000);
+    }
+    let told: Arc<Mutex<Vec<TopicPartition>>> = Arc::default();
+    let heard = told.clone();
+    let mut first = open(&KafkaOptions {
+        before_revoke: Some(Arc::new(move |gone| {
+            heard.lock().unwrap().extend_from_slice(gone)
+        })),
+        ..options(&brokers)
+    });
+    read(&mut first, 100);
+    let mut second = open(&options(&brokers));
+    let from = Instant::now();
+    let (mut gone, mut come) = (None, Vec::new());
+    while come.is_empty() {
+        assert!(from.elapsed() < WITHIN);
+        match first.next(10, POLL).unwrap() {
+            SourceEvent::Revoked(partitions) => {
+                assert_eq!(*told.lock().unwrap(), partitions);
+                gone = Some(partitions);
+            }
+            SourceEvent::Batch(batch) => {
+                let gone = gone.iter().flatten();
+                for (topic, partition) in gone {
+                    let mut ids = batch.ids.iter();
+                    assert!(!ids.any(|id| id.topic == *topic && id.partition == *partition));
+                }
+            }
+            _ => {}
+        }
+        if let SourceEvent::Assigned(partitions) = second.next(10, POLL).unwrap() {
+            come = partitions;
+        }
+    }
+    assert_eq!(Some(come), gone);
+    // Those that stay are not told of when the source goes.
+    let before = told.lock().unwrap().len();
+    drop(first);
+    assert_eq!(told.lock().unwrap().len(), before);
+}
+
+#[test]
+fn a_broker_that_comes_back_only_costs_time() {
+    let cluster = cluster(1);
+    let brokers = cluster.bootstrap_servers();
+    produce_payments(&brokers, 0, 50, LONG_AGO_MS, 1000);
+    let mut source = open(&options(&brokers));
+    read(&mut source, 50);
+    cluster.broker_down(1).unwrap();
+    let from = Instant::now();
+    while from.elapsed() < Duration::from_secs(3) {
+        source.next(100, POLL).unwrap();
+    }
+    cluster.broker_up(1).unwrap();
+    produce_payments(&brokers, 0, 50, LONG_AGO_MS, 1000);
+    let (batches, _) = read(&mut source, 50);
+    assert_eq!(batches[0].ids[0].offset, Offset(50));
+}
+
+#[test]
+fn runs_are_read_again_in_their_order() {
+    let cluster = cluster(2);
+    let brokers = cluster.bootstrap_servers();
+    produce_payments(&brokers, 0, 100, LONG_AGO_MS, 1000);
+    produce_payments(&brokers, 1, 100, LONG_AGO_MS, 1000);
+    produce(
+        &brokers,
+        "labels-topic",
+        &[Some("{"), Some(r#"{"id":"a","at":9000,"is_fraud":1}"#)],
+    );
+    let (relation, specs) = payments();
+    let mut reader = RunsReader::new(relation, &specs, &brokers, &BTreeMap::new()).unwrap();
+    let batch = reader
+        .read(&[
+            run("payments-topic", 1, 40, 42),
+            run("payments-topic", 0, 3, 5),
+            run("labels-topic", 0, 1, 2),
+            run("payments-topic", 1, 42, 43),
+            // Over records that were rejected.
+            run("payments-topic", 0, 8, 9),
+        ])
+        .unwrap()
+        .unwrap();
+    let ids = [
+        "p1-40",
+        "p1-41",
+        "p0-3",
+        "p0-4",
+        "label:a=1",
+        "p1-42",
+        "p0-8",
+    ];
+    assert_eq!(order(&[batch]), ids);
+    // Backwards, to the end, and on from there.
+    let batch = reader
+        .read(&[run("payments-topic", 0, 98, 100)])
+        .unwrap()
+        .unwrap();
+    assert_eq!(order(&[batch]), ["p0-98", "p0-99"]);
+    let batch = reader
+        .read(&[run("payments-topic", 0, 1, 2)])
+        .unwrap()
+        .unwrap();
+    assert_eq!(order(&[batch]), ["p0-1"]);
+    assert!(
+        reader
+            .read(&[run("labels-topic", 0, 0, 1)])
+            .unwrap()
+            .is_none()
+    );
+    produce_payments(&brokers, 0, 5, LONG_AGO_MS, 1000);
+    std::thread::sleep(Duration::from_millis(300));
+    let batch = reader
+        .read(&[run("payments-topic", 0, 98, 103)])
+        .unwrap()
+        .unwrap();
+    assert_eq!(batch.len(), 5);
+
+    let error = reader
+        .read(&[run("payments-topic", 1, 99, 101)])
+        .unwrap_err();
+    let NotHeld {
+        topic,
+        from,
+        next,
+        high,
+        ..
+    } = error
+    else {
+        panic!("{error}");
+    };
+    assert_eq!(
+        (&*topic, from, next, high),
+        ("payments-topic", 99, 101, 100)
+    );
+    use IngestError::NotHeld;
+}
+
+#[test]
+fn the_order_log_is_read_to_its_end() {
+    let cluster = cluster(2);
+    let brokers = cluster.bootstrap_servers();
+    let record = |sequence: u64| OrderRecord {
+        sequence: Sequence(sequence),
+        lane: None,
+        backlog: false,
+        rung: Rung::Full,
+        versions: OrderVersions {
+            features: "f".into(),
+            model: "m".into(),
+            policy: "p".into(),
+            tables: BTreeMap::new(),
+        },
+        runs: vec![run("payments-topic", 0, 0, 1)],
+    };
+    let produce_orders = |partition, sequences: std::ops::Range<u64>| {
+        let records: Vec<_> = sequences
+            .map(|sequence| serde_json::to_string(&record(sequence)).unwrap())
+            .collect();
+        let records: Vec<_> = records.iter().map(|r| (Some(r.as_str()), None)).collect();
+        produce_to(&brokers, "labels-topic", partition, &records);
+    };
+    produce_orders(0, 0..20);
+    produce_orders(1, 100..110);
+    let mut log = OrderLog::new(&brokers, &BTreeMap::new(), "labels-topic").unwrap();
+    let ends = log.ends().unwrap();
+    assert_eq!(ends.next("labels-topic", Partition(0)), Some(Offset(20)));
+    let mut seen = Vec::new();
+    let mut read = |log: &mut OrderLog, from: &Offsets| {
+        seen.clear();
+        let read = log.read_from::<IngestError>(from, |record| {
+            seen.push(record.sequence.0);
+            Ok(())
+        });
+        seen.sort();
+        (read, seen.clone())
+    };
+    let (end, all) = read(&mut log, &Offsets::default());
+    assert_eq!((end.unwrap(), all.len()), (ends, 30));
+    let mut from = Offsets::default();
+    from.set("labels-topic".into(), Partition(0), Offset(18));
+    from.set("labels-topic".into(), Partition(1), Offset(10));
+    let (_, some) = read(&mut log, &from);
+    assert_eq!(some, [18, 19]);
+    produce_orders(1, 110..111);
+    assert_eq!(read(&mut log, &from).1, [18, 19, 110]);
+
+    from.set("labels-topic".into(), Partition(1), Offset(12));
+    let error = read(&mut log, &from).0.unwrap_err();
+    assert!(
+        matches!(error, IngestError::NotHeld { from: 12, .. }),
+        "{error}"
+    );
+    produce_to(&brokers, "labels-topic", 1, &[(Some("{}"), None)]);
+    from.set("labels-topic".into(), Partition(1), Offset(10));
+    let error = read(&mut log, &from).0.unwrap_err();
+    assert!(
+        matches!(error, IngestError::OrderRecord { offset: 11, .. }),
+        "{error}"
+    );
 }

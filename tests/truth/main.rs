@@ -12,6 +12,7 @@ mod crash;
 mod demo;
 mod errors;
 mod evaluate;
+mod identifiers;
 mod live;
 mod offline;
 mod outcome;

@@ -472,3 +472,42 @@ impl<'s> Planner<'s> {
         Ok(at)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unscaled_numbers_have_any_length() {
+        assert_eq!(unscaled(&[]), Some(0));
+        assert_eq!(unscaled(&[0x80]), Some(-128));
+        assert_eq!(unscaled(&[0, 0x80]), Some(128));
+        assert_eq!(unscaled(&[0xff; 20]), Some(-1));
+        let widest = |sign: u8, value: i128| [&[sign; 3][..], &value.to_be_bytes()].concat();
+        assert_eq!(unscaled(&widest(0, i128::MAX)), Some(i128::MAX));
+        assert_eq!(unscaled(&widest(0xff, i128::MIN)), Some(i128::MIN));
+        assert_eq!(unscaled(&widest(0, i128::MIN)), None);
+        assert_eq!(unscaled(&widest(1, 1)), None);
+    }
+
+    #[test]
+    fn items_of_no_bytes_end_however_many_there_are_said_to_be() {
+        let schema = r#"{"type": "record", "name": "P", "fields": [
+            {"name": "nulls", "type": {"type": "array", "items": "null"}},
+            {"name": "id", "type": "string"}]}"#;
+        let plan = Plan::new(schema, &[], &["id".to_string()]).unwrap();
+        // 2^62 nulls, the end of the array, "a".
+        let record = [&[0x80; 8][..], &[0x80, 0x01, 0, 2, b'a']].concat();
+        let mut cells = [Cell::Null];
+        plan.read(&record, &mut cells).unwrap();
+        assert_eq!(cells[0], Cell::Text("a".into()));
+    }
+
+    #[test]
+    fn a_schema_that_holds_itself_without_end_is_survived() {
+        let schema = r#"{"type": "record", "name": "P", "fields": [{"name": "p", "type": "P"}]}"#;
+        if let Ok(plan) = Plan::new(schema, &[], &["p".to_string()]) {
+            assert!(plan.read(&[0; 100], &mut [Cell::Null]).is_err());
+        }
+    }
+}

@@ -40,7 +40,10 @@ impl DecisionEncoder {
         let registered = Registry::new(registry)
             .and_then(|registry| registry.register(&subject, wire::DECISION_AVRO_SCHEMA));
         Ok(DecisionEncoder::Avro {
-            framing: framing_of(registered.map_err(input_failure)?),
+            framing: framing_of(registered.map_err(|error| Failure {
+                code: "registry",
+                ..input_failure(error)
+            })?),
         })
     }
 

@@ -76,16 +76,18 @@ impl CheckpointStore {
         })
     }
 
-    /// Writes a checkpoint, manifest last, then drops the oldest beyond those kept.
+    /// Writes a checkpoint, manifest last, then drops the oldest beyond those kept. Returns its
+    /// size, bytes.
     pub fn write(
         &self,
         windows: &Snapshot,
         model: &Snapshot,
         mut manifest: CheckpointManifest,
-    ) -> Result<(), Failure> {
+    ) -> Result<u64, Failure> {
         let folder = self.prefix.clone().join(manifest.sequence.to_string());
         let model_file = format!("model-{}-0.arrow", manifest.versions.model);
         manifest.files.clear();
+        let mut written = 0;
         for (name, snapshot) in [(WINDOWS.to_string(), windows), (model_file, model)] {
             let mut bytes = Vec::new();
             snapshot
@@ -94,13 +96,16 @@ impl CheckpointStore {
             manifest
                 .files
                 .insert(name.clone(), hex::encode(Sha256::digest(&bytes)));
+            written += bytes.len() as u64;
             self.put(&folder.clone().join(name), bytes)?;
         }
         let sha256 = checksum(&manifest);
         let sealed = serde_json::to_vec_pretty(&Sealed { manifest, sha256 })
             .map_err(|e| Failure::new("checkpoint", e.to_string()))?;
+        written += sealed.len() as u64;
         self.put(&folder.join(MANIFEST), sealed)?;
-        self.prune()
+        self.prune()?;
+        Ok(written)
     }
 
     /// The newest checkpoint that is whole, if there is one.

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::folder::PipelineFolder;
-use crate::{against, demo, evaluate, features, replay, simulate, train, validate};
+use crate::{against, demo, evaluate, features, replay, run, simulate, train, validate};
 
 /// Streaming risk and anomaly engine: features, scores, explanations and decisions on every event,
 /// and the same answers again on replay.
@@ -32,6 +32,8 @@ struct Cli {
 enum Command {
     /// Embedded broker, simulated card payments, live decisions; needs nothing else.
     Demo(DemoArgs),
+    /// Serve the pipeline's topics until asked to stop.
+    Run(RunArgs),
     /// The fold over recorded files: decisions, dead letters, order, summary.
     Replay(ReplayArgs),
     /// Write the feature rows alone.
@@ -80,12 +82,16 @@ struct InputArgs {
 
 impl InputArgs {
     fn files(&self, folder: &PipelineFolder) -> Result<Vec<Input>, Failure> {
-        self.input
-            .split(',')
-            .filter(|part| !part.is_empty())
-            .map(|part| file_input(folder, part))
-            .collect()
+        files(folder, &self.input)
     }
+}
+
+/// Comma-separated files.
+fn files(folder: &PipelineFolder, list: &str) -> Result<Vec<Input>, Failure> {
+    list.split(',')
+        .filter(|part| !part.is_empty())
+        .map(|part| file_input(folder, part))
+        .collect()
 }
 
 fn file_input(folder: &PipelineFolder, part: &str) -> Result<Input, Failure> {
@@ -150,6 +156,22 @@ struct DemoArgs {
     /// Folder of the pipeline.
     #[arg(long, default_value = "pipelines/card-fraud", value_name = "DIR")]
     pipeline: PathBuf,
+}
+
+#[derive(Args)]
+struct RunArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    /// Name of this instance among those of the pipeline; by default the host's.
+    #[arg(long, value_name = "NAME")]
+    instance: Option<String>,
+    /// Files to fold before the first live event, if there is no state yet: comma-separated
+    /// [stream=]path, with the columns _topic, _partition and _offset of their records.
+    #[arg(long, value_name = "FILES")]
+    history: Option<String>,
+    /// Cores over which a batch is scored; changes no decision.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    threads: u32,
 }
 
 #[derive(Args)]
@@ -353,6 +375,20 @@ fn answer(cli: &Cli) -> Result<(), Vec<Failure>> {
             let shown = demo::demo(&options).map_err(one)?;
             show(cli.json, &shown, || shown.to_string()).map_err(one)
         }
+        Command::Run(args) => (|| {
+            let folder = args.pipeline.open()?;
+            let history = args.history.as_deref().unwrap_or_default();
+            let summary = run::run(
+                &folder,
+                &run::RunOptions {
+                    instance: args.instance.clone(),
+                    history: files(&folder, history)?,
+                    threads: args.threads as usize,
+                },
+            )?;
+            show(cli.json, &summary, || summary.to_string())
+        })()
+        .map_err(one),
         Command::Replay(args) => (|| {
             let folder = args.pipeline.open()?;
             let summary = replay::replay(

@@ -8,22 +8,21 @@
 mod screen;
 mod stage;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sanderling_ingest::{EventSource, FileSource, KafkaSource, Position, SourceEvent};
-use sanderling_schemas::{Offsets, Rung};
+use sanderling_ingest::{EventSource, FileSource, KafkaSource, SourceEvent};
+use sanderling_schemas::Sequence;
 use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::folder::PipelineFolder;
-use crate::kafka::{DecisionReader, EmbeddedBroker, KafkaSink, TopicWriter};
-use crate::line::{self, Barrier, Feeder, Input, Outcome};
+use crate::kafka::{DecisionEncoder, DecisionReader, EmbeddedBroker, KafkaSink, TopicWriter};
+use crate::line::{self, Feeder, Input, Lane, Next, Outcome, Outcomes, Work};
 use crate::pipeline::Pipeline;
 use crate::replay::{input_failure, open_files};
 use crate::tally::{FraudSummary, Summary, Tally};
@@ -34,8 +33,6 @@ use stage::{Stage, Topics};
 const LIVE_ROWS_MAX: usize = 256;
 /// How long the consumer waits for a first record.
 const POLL: Duration = Duration::from_millis(2);
-/// Time between two commits of what was read.
-const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// How long the last decisions may take after the last payment.
 const DRAIN_WAIT: Duration = Duration::from_secs(10);
 /// Rows of a batch of history.
@@ -102,8 +99,6 @@ pub(crate) struct Run {
     sent: AtomicU64,
     /// All payments are sent.
     all_sent: AtomicBool,
-    /// What the sink has delivered and the consumer may commit.
-    delivered: Mutex<Option<Position>>,
 }
 
 impl Run {
@@ -140,35 +135,36 @@ pub fn demo(options: &DemoOptions) -> Result<Demo, Failure> {
         .properties
         .insert("linger.ms".into(), "100".into());
     let label_writer = TopicWriter::new(&unhurried)?;
-    let sink = KafkaSink::new(&folder.settings.kafka, &folder.settings.output)?;
+    let live = KafkaSource::new(
+        folder.relation.clone(),
+        &folder.streams,
+        &folder.kafka_options("sanderling-demo"),
+    )
+    .map_err(input_failure)?;
+    let sink = KafkaSink::at_least_once(
+        &folder.settings.kafka,
+        &folder.settings.output,
+        DecisionEncoder::Json,
+        live.committer(),
+    )?;
     let mut screen = Screen::new(options.quiet);
     screen.say(&stage.announcement(options));
 
     let run = Run::default();
-    let (run, folder) = (&run, &folder);
+    let run = &run;
     let (tally, seconds) = thread::scope(|scope| {
         let fold = scope.spawn(move || {
             let _stops = StopsWith(run);
-            let mut drain = Drain {
-                sink,
-                tally: Tally::default(),
-                run,
-                undelivered: VecDeque::new(),
-            };
+            let mut tally = Tally::default();
             line::run(
-                pipeline,
                 |feeder| {
+                    feeder.send(Input::Open(Lane::WHOLE, Box::new(pipeline)));
                     let sequence = feed_history(&mut history, feeder, run)?;
-                    let options = folder.kafka_options("sanderling-demo", sequence);
-                    let mut live =
-                        KafkaSource::new(folder.relation.clone(), &folder.streams, &options)
-                            .map_err(input_failure)?;
-                    feed_live(&mut live, feeder, run)
+                    feed_live(live, sequence, feeder, run)
                 },
-                |outcome| drain.take(outcome),
+                |outcomes| drain(outcomes, sink, &mut tally),
             )?;
-            drain.sink.flush()?;
-            Ok::<_, Failure>(drain.tally)
+            Ok::<_, Failure>(tally)
         });
         let payments =
             scope.spawn(|| stage.send_payments(options, &topics, [&writer, &label_writer], run));
@@ -210,7 +206,7 @@ fn feed_history(history: &mut FileSource, feeder: &Feeder, run: &Run) -> Result<
         {
             SourceEvent::Batch(batch) => {
                 rows += batch.len() as u64;
-                if !feeder.send(Input::Batch(batch, Rung::Full)) || run.is(&run.stop) {
+                if !feeder.send(Input::Batch(Work::whole(batch))) || run.is(&run.stop) {
                     return Ok(rows);
                 }
             }
@@ -223,13 +219,23 @@ fn feed_history(history: &mut FileSource, feeder: &Feeder, run: &Run) -> Result<
     }
 }
 
-/// Feeds what the topics hold until the run stops, and commits what has been delivered.
-fn feed_live(live: &mut KafkaSource, feeder: &Feeder, run: &Run) -> Result<(), Failure> {
-    let committer = live.committer();
-    let mut last_cut = Instant::now();
+/// Feeds what the topics hold until the run stops; the first live row has the number `sequence`.
+fn feed_live(
+    mut live: KafkaSource,
+    mut sequence: u64,
+    feeder: &Feeder,
+    run: &Run,
+) -> Result<(), Failure> {
     while !run.is(&run.stop) {
         let fed = match live.next(LIVE_ROWS_MAX, POLL).map_err(input_failure)? {
-            SourceEvent::Batch(batch) => feeder.send(Input::Batch(batch, Rung::Full)),
+            SourceEvent::Batch(mut batch) => {
+                batch.sequence = Sequence(sequence);
+                sequence += batch.len() as u64;
+                feeder.send(Input::Batch(Work {
+                    mark: Some(live.offsets()),
+                    ..Work::whole(batch)
+                }))
+            }
             SourceEvent::Rejected(letters) => feeder.send(Input::Rejected(letters)),
             SourceEvent::Assigned(_) => {
                 run.live.store(true, Ordering::Release);
@@ -241,75 +247,35 @@ fn feed_live(live: &mut KafkaSource, feeder: &Feeder, run: &Run) -> Result<(), F
         if !fed {
             return Ok(());
         }
-        if last_cut.elapsed() >= COMMIT_EVERY {
-            last_cut = Instant::now();
-            let position = serde_json::to_value(live.position())
-                .map_err(|e| Failure::new("kafka", e.to_string()))?;
-            if !feeder.send(Input::Barrier(Barrier {
-                position,
-                ..Barrier::default()
-            })) {
-                return Ok(());
-            }
-        }
-        let delivered = run
-            .delivered
-            .lock()
-            .ok()
-            .and_then(|mut delivered| delivered.take());
-        if let Some(Position::Topics { next, .. }) = delivered {
-            let mut offsets = Offsets::default();
-            for (topic, partition, offset) in next {
-                offsets.set(topic, partition, offset);
-            }
-            committer.commit(&offsets).map_err(input_failure)?;
-        }
     }
     Ok(())
 }
 
-/// Where what comes out of the line goes.
-struct Drain<'a> {
-    sink: KafkaSink,
-    tally: Tally,
-    run: &'a Run,
-    /// Positions, each with the number of records that must be delivered before it is committed.
-    undelivered: VecDeque<(u64, Position)>,
-}
-
-impl Drain<'_> {
-    /// Sends what comes out of the line, and lets the consumer commit what has been delivered.
-    fn take(&mut self, outcome: Outcome) -> Result<(), Failure> {
-        match outcome {
-            Outcome::Decided(decided) => {
-                self.tally
-                    .decided(decided.rows, &decided.decisions, &decided.labels);
+/// Sends what comes out of the line, and commits what has been delivered.
+fn drain(outcomes: &Outcomes, mut sink: KafkaSink, tally: &mut Tally) -> Result<(), Failure> {
+    loop {
+        match outcomes.next_within(sink.due()) {
+            Next::Outcome(Outcome::Decided(decided)) => {
+                tally.decided(decided.rows, &decided.decisions, &decided.labels);
                 // History is not decided, and its order is the file's.
                 if !decided.broker_time_us.is_empty() {
-                    self.sink.send_decided(&decided)?;
+                    sink.send_decided(&decided)?;
+                }
+                if let Some(mark) = decided.mark {
+                    sink.mark(mark);
                 }
             }
-            Outcome::Rejected(letters) => {
-                self.tally.rejected(&letters);
-                self.sink.send_dead_letters(&letters)?;
+            Next::Outcome(Outcome::Rejected(letters)) => {
+                tally.rejected(&letters);
+                sink.send_dead_letters(&letters)?;
             }
-            Outcome::Barrier(barrier) => {
-                let position = serde_json::from_value(barrier.position)
-                    .map_err(|e| Failure::new("kafka", e.to_string()))?;
-                self.undelivered
-                    .push_back((self.sink.progress()?.0, position));
-            }
-        }
-        let (_, delivered) = self.sink.progress()?;
-        while let Some((_, position)) = self
-            .undelivered
-            .pop_front_if(|(sent, _)| *sent <= delivered)
-        {
-            if let Ok(mut slot) = self.run.delivered.lock() {
-                *slot = Some(position);
+            Next::Outcome(Outcome::Mark(_) | Outcome::Barrier(_)) | Next::Nothing => {}
+            Next::End => {
+                sink.settle(true)?;
+                return Ok(());
             }
         }
-        Ok(())
+        sink.settle(false)?;
     }
 }
 

@@ -150,14 +150,13 @@ impl PipelineFolder {
 }
 
 impl PipelineFolder {
-    /// How its topics are consumed by the group `group`, the first row being `first_sequence`.
-    pub fn kafka_options(&self, group: &str, first_sequence: u64) -> KafkaOptions {
+    /// How its topics are consumed by the group `group`.
+    pub fn kafka_options(&self, group: &str) -> KafkaOptions {
         KafkaOptions {
             brokers: self.settings.kafka.brokers.clone(),
             group: group.into(),
             properties: self.settings.kafka.properties.clone(),
             offset_reset: OffsetReset::Earliest,
-            first_sequence,
             ..KafkaOptions::default()
         }
     }

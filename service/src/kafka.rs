@@ -6,13 +6,29 @@ mod embedded;
 mod encoder;
 mod reader;
 mod sink;
+mod transactions;
 mod writer;
 
 pub use embedded::EmbeddedBroker;
 pub use encoder::DecisionEncoder;
 pub use reader::{DecisionReader, Received};
-pub use sink::KafkaSink;
+pub use sink::{Commit, KafkaSink};
+pub use transactions::Transactions;
 pub use writer::TopicWriter;
+
+use std::sync::Arc;
+
+/// A record on its way to a topic.
+pub struct Record {
+    /// Where to.
+    pub topic: Arc<str>,
+    /// Its key.
+    pub key: Vec<u8>,
+    /// Its value.
+    pub payload: Vec<u8>,
+    /// Value of the header [`TIMING_HEADER`].
+    pub timing: Option<String>,
+}
 
 /// Header that carries a decision's timing.
 pub const TIMING_HEADER: &str = "sanderling-timing";

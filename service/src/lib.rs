@@ -20,6 +20,7 @@ pub mod progress;
 pub mod record;
 pub mod replay;
 pub mod resolve;
+pub mod run;
 pub mod settings;
 pub mod simulate;
 pub mod tally;

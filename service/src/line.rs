@@ -2,35 +2,103 @@
 //! thread each, joined by bounded channels.
 //!
 //! Batch n is scored while batch n + 1 is featurised; each stage still sees every batch once and in
-//! order, so the fold is the same. A [`Barrier`] travels between two batches and collects what each
-//! stage's state was there: that is a checkpoint, without stopping the line.
+//! order, so the fold is the same. A [`Lane`] is a fold of its own on the line. A [`Barrier`]
+//! travels between two batches and collects what each stage's state of its lane was there: that is
+//! a checkpoint, without stopping the line.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::panic::resume_unwind;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arrow::array::ArrayRef;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use sanderling_features::FeatureEngine;
 use sanderling_schemas::{
-    DeadLetter, Decision, EventBatch, FeatureBatch, KnownLabel, OrderRecord, Rung, Timing,
+    DeadLetter, Decision, EventBatch, FeatureBatch, Flag, KnownLabel, Offsets, OrderRecord, Rung,
+    Timing,
 };
-use sanderling_scoring::Scored;
+use sanderling_scoring::{Scored, Scorer};
 use sanderling_state::Snapshot;
 
 use crate::failure::Failure;
-use crate::pipeline::{Pipeline, PipelineError, source_ids};
+use crate::pipeline::{Drill, Judge, Pipeline, PipelineError, source_ids};
+use crate::run::Permit;
 
 /// Batches that may wait between two stages.
 const CHANNEL_BATCHES_MAX: usize = 4;
+/// Decided batches that may wait to be drained: a commit takes a while, and must not hold the line.
+const DECIDED_BATCHES_MAX: usize = 64;
+
+/// An independent fold on the line: its own state and its own sequence. Where everything that is
+/// remembered is keyed by what keys the topics, each partition is a lane, so that state moves with
+/// its partition; else one lane takes every partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Lane(pub Option<i32>);
+
+impl Lane {
+    /// The one lane of every partition.
+    pub const WHOLE: Lane = Lane(None);
+}
+
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.write_str("all"),
+            Some(partition) => write!(f, "{partition}"),
+        }
+    }
+}
 
 /// What enters the line, in order.
 pub enum Input {
-    /// Events to decide.
-    Batch(EventBatch, Rung),
+    /// A lane begins with this fold's state.
+    Open(Lane, Box<Pipeline>),
+    /// A lane is given up.
+    Close(Lane),
+    /// Events of a lane.
+    Batch(Work),
     /// Records that could not become events.
     Rejected(Vec<DeadLetter>),
-    /// A checkpoint is wanted here.
+    /// Where the source stands, when that is not told by a batch.
+    Mark(Offsets),
+    /// A cut through the line is wanted here.
     Barrier(Barrier),
+}
+
+/// Events of a lane, and what is to be done with them.
+pub struct Work {
+    /// Whose they are.
+    pub lane: Lane,
+    /// The events.
+    pub events: EventBatch,
+    /// Rung to score them on.
+    pub rung: Rung,
+    /// They were past their deadline when they arrived.
+    pub backlog: bool,
+    /// Folded before a crash: they move the state again and nothing comes out.
+    pub quiet: bool,
+    /// Where the source stands once they and all before them are dealt with; absent while records
+    /// read with them are still to come.
+    pub mark: Option<Offsets>,
+    /// Held while they are on the line.
+    pub permit: Option<Permit>,
+}
+
+impl Work {
+    /// Events of the one lane, on the full model.
+    pub fn whole(events: EventBatch) -> Self {
+        Self {
+            lane: Lane::WHOLE,
+            events,
+            rung: Rung::Full,
+            backlog: false,
+            quiet: false,
+            mark: None,
+            permit: None,
+        }
+    }
 }
 
 /// What leaves it, in the same order.
@@ -39,13 +107,17 @@ pub enum Outcome {
     Decided(Decided),
     /// Passed through.
     Rejected(Vec<DeadLetter>),
+    /// Passed through.
+    Mark(Offsets),
     /// The barrier, with the stages' state.
     Barrier(Barrier),
 }
 
 /// A decided batch.
 pub struct Decided {
-    /// One for each scored row that was to be decided.
+    /// Whose it is.
+    pub lane: Lane,
+    /// One for each scored row that was to be decided; none if the batch was folded quietly.
     pub decisions: Vec<Decision>,
     /// The source's own ids of the decided events, if the stream has them.
     pub source_ids: Option<ArrayRef>,
@@ -53,20 +125,26 @@ pub struct Decided {
     pub labels: Vec<KnownLabel>,
     /// Rows of the batch.
     pub rows: usize,
+    /// It was folded quietly.
+    pub quiet: bool,
     /// The runs it took.
     pub order: OrderRecord,
     /// Broker append times of the decided events, microseconds; empty without a broker.
     pub broker_time_us: Vec<i64>,
     /// What each stage took.
     pub timing: Timing,
+    /// Where the source stands after it.
+    pub mark: Option<Offsets>,
 }
 
 /// A consistent cut through the line.
 #[derive(Default)]
 pub struct Barrier {
+    /// Whose state is cut.
+    pub lane: Lane,
     /// Where the source stood.
     pub position: serde_json::Value,
-    /// Sequence of the next row.
+    /// Sequence of the lane's next row.
     pub sequence: u64,
     /// The stages put their state in. Without it, a barrier marks a position and nothing more.
     pub with_state: bool,
@@ -74,123 +152,98 @@ pub struct Barrier {
     pub windows: Option<Snapshot>,
     /// State of the model.
     pub model: Option<Snapshot>,
+    /// Told once the barrier and all before it are dealt with.
+    pub passed: Option<Sender<()>>,
 }
 
-/// What travels between stages.
-enum Flow<T> {
-    Batch(Box<T>),
+/// What travels between stages; `R` is what a stage leaves of a lane's pipeline to the next ones.
+enum Flow<R, T> {
+    Open(Lane, R),
+    Close(Lane),
+    Batch(Box<Carried<T>>),
     Rejected(Vec<DeadLetter>),
+    Mark(Offsets),
     Barrier(Barrier),
+}
+
+/// A batch and what is known of it so far.
+struct Carried<T> {
+    lane: Lane,
+    rung: Rung,
+    backlog: bool,
+    quiet: bool,
+    mark: Option<Offsets>,
+    permit: Option<Permit>,
+    timing: Timing,
+    made: T,
+}
+
+impl<T> Carried<T> {
+    /// With something made of it in the place of what was.
+    fn with<U>(
+        self,
+        make: impl FnOnce(T, &mut Timing) -> Result<U, PipelineError>,
+    ) -> Result<Carried<U>, PipelineError> {
+        let Carried {
+            lane,
+            rung,
+            backlog,
+            quiet,
+            mark,
+            permit,
+            mut timing,
+            made,
+        } = self;
+        let made = make(made, &mut timing)?;
+        Ok(Carried {
+            lane,
+            rung,
+            backlog,
+            quiet,
+            mark,
+            permit,
+            timing,
+            made,
+        })
+    }
 }
 
 /// Runs `feed` into the stages and their outcome into `drain`, each on a thread of its own but
 /// `drain`, which runs here. Returns the pipeline's error, if a stage failed; `feed` and `drain`
 /// then see their channels close.
-pub fn run<F, D>(pipeline: Pipeline, feed: F, mut drain: D) -> Result<(), Failure>
+pub fn run<F, D>(feed: F, drain: D) -> Result<(), Failure>
 where
     F: FnOnce(&Feeder) -> Result<(), Failure> + Send,
-    D: FnMut(Outcome) -> Result<(), Failure>,
+    D: FnOnce(&Outcomes) -> Result<(), Failure>,
 {
-    let Pipeline {
-        mut features,
-        mut scorer,
-        judge,
-    } = pipeline;
-    let (feeder, events) = bounded::<Input>(CHANNEL_BATCHES_MAX);
+    let (feeder, events) = bounded(CHANNEL_BATCHES_MAX);
     let (to_score, featurised) = bounded(CHANNEL_BATCHES_MAX);
     let (to_judge, scored) = bounded(CHANNEL_BATCHES_MAX);
-    let (to_drain, outcomes) = bounded(CHANNEL_BATCHES_MAX);
-    let relation = judge.relation().clone();
+    let (to_drain, outcomes) = bounded(DECIDED_BATCHES_MAX);
     thread::scope(|scope| {
         let source = scope.spawn(move || feed(&Feeder(feeder)));
-        let featurise = scope.spawn(move || -> Result<(), PipelineError> {
-            for input in events {
-                let flow = match input {
-                    Input::Batch(batch, rung) => {
-                        let start = Instant::now();
-                        let wait_us = waited_us(&batch.broker_time_us);
-                        let batch = features.compute(&batch)?;
-                        let features_us = micros(start.elapsed());
-                        let timing = Timing {
-                            wait_us,
-                            features_us,
-                            ..Timing::default()
-                        };
-                        Flow::Batch(Box::new((batch, rung, timing)))
-                    }
-                    Input::Rejected(letters) => Flow::Rejected(letters),
-                    Input::Barrier(barrier) => {
-                        let windows = barrier.with_state.then(|| features.snapshot());
-                        Flow::Barrier(Barrier { windows, ..barrier })
-                    }
-                };
-                if to_score.send(flow).is_err() {
-                    break;
-                }
-            }
-            Ok(())
+        let featurise = scope.spawn(move || {
+            stage(
+                events,
+                to_score,
+                split_pipeline,
+                featurise,
+                |features, barrier| barrier.windows = Some(features.snapshot()),
+            )
         });
         let score = scope.spawn(move || {
             stage(
                 featurised,
                 to_judge,
-                |(batch, rung, mut timing): (FeatureBatch, Rung, Timing),
-                 scorer: &mut sanderling_scoring::Scorer| {
-                    let start = Instant::now();
-                    let scored = scorer.score(&batch, rung)?;
-                    timing.score_us = micros(start.elapsed());
-                    Ok((batch, scored, timing))
-                },
-                |barrier, scorer| {
-                    let model = barrier.with_state.then(|| scorer.snapshot());
-                    Barrier { model, ..barrier }
-                },
-                &mut scorer,
+                |rest| rest,
+                score,
+                |(scorer, _), barrier| barrier.model = Some(scorer.snapshot()),
             )
         });
-        let judging = scope.spawn(move || {
-            stage(
-                scored,
-                to_drain,
-                |(batch, scored, mut timing): (FeatureBatch, Scored, Timing),
-                 judge: &mut crate::pipeline::Judge| {
-                    let start = Instant::now();
-                    let decisions = judge.judge(&batch, &scored)?;
-                    timing.explain_us = micros(start.elapsed());
-                    let source_ids = source_ids(&relation, &batch, &decisions)?;
-                    let first = batch.events.sequence.0;
-                    let broker_time_us = match batch.events.broker_time_us.as_slice() {
-                        [] => Vec::new(),
-                        times => decisions
-                            .iter()
-                            .map(|d| times[(d.sequence.0 - first) as usize])
-                            .collect(),
-                    };
-                    Ok(Decided {
-                        source_ids,
-                        rows: batch.events.len(),
-                        order: judge.order(&batch, scored.batch.rung),
-                        labels: batch.labels,
-                        decisions,
-                        broker_time_us,
-                        timing,
-                    })
-                },
-                |barrier, _| barrier,
-                &mut { judge },
-            )
-        });
-        let mut drained = Ok(());
-        for flow in &outcomes {
-            drained = drain(match flow {
-                Flow::Batch(decided) => Outcome::Decided(*decided),
-                Flow::Rejected(letters) => Outcome::Rejected(letters),
-                Flow::Barrier(barrier) => Outcome::Barrier(barrier),
-            });
-            if drained.is_err() {
-                break;
-            }
-        }
+        let judging =
+            scope.spawn(move || stage(scored, to_drain, |judge| (judge, ()), judge, |_, _| ()));
+        let outcomes = Outcomes(outcomes);
+        let drained = drain(&outcomes);
         drop(outcomes);
         let failed = |e: PipelineError| {
             Failure::new("pipeline", e.to_string())
@@ -208,34 +261,223 @@ where
 }
 
 /// The line's entry. Sending blocks while the first stage is behind.
-pub struct Feeder(Sender<Input>);
+#[derive(Clone)]
+pub struct Feeder(Sender<Flow<Pipeline, EventBatch>>);
 
 impl Feeder {
     /// `false` once the line has stopped.
     pub fn send(&self, input: Input) -> bool {
-        self.0.send(input).is_ok()
+        let flow = match input {
+            Input::Open(lane, pipeline) => Flow::Open(lane, *pipeline),
+            Input::Close(lane) => Flow::Close(lane),
+            Input::Batch(Work {
+                lane,
+                events,
+                rung,
+                backlog,
+                quiet,
+                mark,
+                permit,
+            }) => Flow::Batch(Box::new(Carried {
+                lane,
+                rung,
+                backlog,
+                quiet,
+                mark,
+                permit,
+                timing: Timing {
+                    wait_us: waited_us(&events.broker_time_us),
+                    ..Timing::default()
+                },
+                made: events,
+            })),
+            Input::Rejected(letters) => Flow::Rejected(letters),
+            Input::Mark(offsets) => Flow::Mark(offsets),
+            Input::Barrier(barrier) => Flow::Barrier(barrier),
+        };
+        self.0.send(flow).is_ok()
     }
 }
 
-/// Runs one stage until its input ends or its output is no longer wanted.
-fn stage<I, O, S>(
-    input: Receiver<Flow<I>>,
-    output: Sender<Flow<O>>,
-    mut work: impl FnMut(I, &mut S) -> Result<O, PipelineError>,
-    mut cut: impl FnMut(Barrier, &mut S) -> Barrier,
-    state: &mut S,
+/// The line's end.
+pub struct Outcomes(Receiver<Flow<(), Box<Decided>>>);
+
+/// What there is to be had from the line.
+pub enum Next {
+    /// The next outcome.
+    Outcome(Outcome),
+    /// None within the time given.
+    Nothing,
+    /// Everything fed has been drained.
+    End,
+}
+
+impl Outcomes {
+    /// The next outcome, waiting for it as long as it takes; `None` at the end.
+    pub fn next(&self) -> Option<Outcome> {
+        loop {
+            if let Some(outcome) = outcome(self.0.recv().ok()?) {
+                return Some(outcome);
+            }
+        }
+    }
+
+    /// The next outcome that comes within `wait`.
+    pub fn next_within(&self, wait: Duration) -> Next {
+        match self.0.recv_timeout(wait) {
+            Ok(flow) => outcome(flow).map_or(Next::Nothing, Next::Outcome),
+            Err(RecvTimeoutError::Timeout) => Next::Nothing,
+            Err(RecvTimeoutError::Disconnected) => Next::End,
+        }
+    }
+}
+
+fn outcome(flow: Flow<(), Box<Decided>>) -> Option<Outcome> {
+    match flow {
+        Flow::Batch(carried) => Some(Outcome::Decided(*carried.made)),
+        Flow::Rejected(letters) => Some(Outcome::Rejected(letters)),
+        Flow::Mark(offsets) => Some(Outcome::Mark(offsets)),
+        Flow::Barrier(barrier) => Some(Outcome::Barrier(barrier)),
+        Flow::Open(..) | Flow::Close(_) => None,
+    }
+}
+
+/// Runs one stage, with a state `S` for each lane, until its input ends or its output is no longer
+/// wanted.
+fn stage<S, P, R, I, O>(
+    input: Receiver<Flow<P, I>>,
+    output: Sender<Flow<R, O>>,
+    split: impl Fn(P) -> (S, R),
+    work: impl Fn(Carried<I>, &mut S) -> Result<Carried<O>, PipelineError>,
+    cut: impl Fn(&S, &mut Barrier),
 ) -> Result<(), PipelineError> {
+    let mut lanes: BTreeMap<Lane, S> = BTreeMap::new();
     for flow in input {
         let flow = match flow {
-            Flow::Batch(batch) => Flow::Batch(Box::new(work(*batch, state)?)),
+            Flow::Open(lane, pipeline) => {
+                let (own, rest) = split(pipeline);
+                lanes.insert(lane, own);
+                Flow::Open(lane, rest)
+            }
+            Flow::Close(lane) => {
+                lanes.remove(&lane);
+                Flow::Close(lane)
+            }
+            Flow::Batch(carried) => {
+                let state = lanes
+                    .get_mut(&carried.lane)
+                    .expect("a batch comes after its lane was opened");
+                Flow::Batch(Box::new(work(*carried, state)?))
+            }
             Flow::Rejected(letters) => Flow::Rejected(letters),
-            Flow::Barrier(barrier) => Flow::Barrier(cut(barrier, state)),
+            Flow::Mark(offsets) => Flow::Mark(offsets),
+            Flow::Barrier(mut barrier) => {
+                if barrier.with_state
+                    && let Some(state) = lanes.get(&barrier.lane)
+                {
+                    cut(state, &mut barrier);
+                }
+                Flow::Barrier(barrier)
+            }
         };
         if output.send(flow).is_err() {
             break;
         }
     }
     Ok(())
+}
+
+/// A scorer and the slowness added to it.
+type SlowScorer = (Scorer, Drill);
+
+fn split_pipeline(pipeline: Pipeline) -> (FeatureEngine, (SlowScorer, Judge)) {
+    let Pipeline {
+        features,
+        scorer,
+        judge,
+        drill,
+    } = pipeline;
+    (features, ((scorer, drill), judge))
+}
+
+fn featurise(
+    carried: Carried<EventBatch>,
+    features: &mut FeatureEngine,
+) -> Result<Carried<FeatureBatch>, PipelineError> {
+    carried.with(|events, timing| {
+        let start = Instant::now();
+        let batch = features.compute(&events)?;
+        timing.features_us = micros(start.elapsed());
+        Ok(batch)
+    })
+}
+
+fn score(
+    carried: Carried<FeatureBatch>,
+    (scorer, drill): &mut SlowScorer,
+) -> Result<Carried<(FeatureBatch, Scored)>, PipelineError> {
+    let rung = carried.rung;
+    carried.with(|batch, timing| {
+        let start = Instant::now();
+        let scored = scorer.score(&batch, rung)?;
+        drill.wait(rung, batch.scored.len());
+        timing.score_us = micros(start.elapsed());
+        Ok((batch, scored))
+    })
+}
+
+fn judge(
+    carried: Carried<(FeatureBatch, Scored)>,
+    judge: &mut Judge,
+) -> Result<Carried<Box<Decided>>, PipelineError> {
+    let Carried {
+        lane,
+        backlog,
+        quiet,
+        ..
+    } = carried;
+    let mut carried = carried.with(|(batch, scored), timing| {
+        let start = Instant::now();
+        let mut decisions = match quiet {
+            true => Vec::new(),
+            false => judge.judge(&batch, &scored)?,
+        };
+        if backlog {
+            decisions
+                .iter_mut()
+                .for_each(|decision| decision.flags.push(Flag::Backlog));
+        }
+        timing.explain_us = micros(start.elapsed());
+        let source_ids = source_ids(judge.relation(), &batch, &decisions)?;
+        let first = batch.events.sequence.0;
+        let broker_time_us = match batch.events.broker_time_us.as_slice() {
+            [] => Vec::new(),
+            times => decisions
+                .iter()
+                .map(|d| times[(d.sequence.0 - first) as usize])
+                .collect(),
+        };
+        Ok(Box::new(Decided {
+            lane,
+            source_ids,
+            rows: batch.events.len(),
+            quiet,
+            order: OrderRecord {
+                lane: lane.0,
+                backlog,
+                ..judge.order(&batch, scored.batch.rung)
+            },
+            labels: batch.labels,
+            decisions,
+            broker_time_us,
+            timing: *timing,
+            mark: None,
+        }))
+    })?;
+    carried.made.mark = carried.mark.take();
+    // What comes after the decision has its own bounds.
+    drop(carried.permit.take());
+    Ok(carried)
 }
 
 /// How long ago the broker took the oldest of a batch's records; 0 without a broker.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{Array, UInt32Array};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -19,6 +20,7 @@ use sanderling_scoring::{ModelInputs, Scored, Scorer, ScoringError, ServedModel,
 
 use crate::failure::Failure;
 use crate::folder::PipelineFolder;
+use crate::settings::DrillSettings;
 
 /// Seed of sampled attributions, of which a pipeline of six groups or fewer has none.
 const SAMPLING_SEED: u64 = 0;
@@ -52,6 +54,28 @@ pub struct Pipeline {
     pub scorer: Scorer,
     /// Scores to decisions.
     pub judge: Judge,
+    /// Slowness added on purpose; the live line alone minds it.
+    pub drill: Drill,
+}
+
+/// How much longer each rung takes than it has to: a rehearsal of an overload.
+#[derive(Debug, Clone, Default)]
+pub struct Drill([Duration; Rung::ALL.len()]);
+
+impl Drill {
+    /// As `drill:` says.
+    pub fn of(settings: &DrillSettings) -> Self {
+        let of = |rung| settings.score_row_us.get(&rung).copied().unwrap_or(0);
+        Self(Rung::ALL.map(|rung| Duration::from_micros(of(rung))))
+    }
+
+    /// Takes the time that `rows` rows take longer on `rung`.
+    pub fn wait(&self, rung: Rung, rows: usize) {
+        let longer = self.0[rung as usize];
+        if !longer.is_zero() {
+            std::thread::sleep(longer * rows as u32);
+        }
+    }
 }
 
 impl Pipeline {
@@ -67,6 +91,7 @@ impl Pipeline {
             features,
             scorer,
             judge,
+            drill: Drill::default(),
         })
     }
 

@@ -12,14 +12,14 @@ use sanderling_ingest::{
     EventSource, FileOptions, FileSource, IngestError, KafkaTrouble, LabelFileSpec, Position,
     SourceEvent,
 };
+use sanderling_schemas::EventTime;
 use sanderling_schemas::wire::{DecisionTable, SourceId};
-use sanderling_schemas::{EventTime, Rung};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{Checkpoint, CheckpointManifest, CheckpointStore};
 use crate::failure::{Failure, io_failure};
 use crate::folder::{PipelineFolder, relation_field};
-use crate::line::{self, Barrier, Feeder, Input, Outcome};
+use crate::line::{self, Barrier, Feeder, Input, Lane, Outcome, Work};
 use crate::out_folder::OutFolder;
 use crate::pipeline::Pipeline;
 use crate::progress::Progress;
@@ -94,8 +94,8 @@ pub fn replay(folder: &PipelineFolder, options: &ReplayOptions) -> Result<Summar
     let interval = parse_duration_us(&folder.settings.state.interval).unwrap_or(30_000_000) as u64;
     let started = Instant::now();
     line::run(
-        pipeline,
         |feeder| {
+            feeder.send(Input::Open(Lane::WHOLE, Box::new(pipeline)));
             feed(
                 &mut source,
                 feeder,
@@ -103,26 +103,29 @@ pub fn replay(folder: &PipelineFolder, options: &ReplayOptions) -> Result<Summar
                 Duration::from_micros(interval),
             )
         },
-        |outcome| {
-            match outcome {
-                Outcome::Decided(decided) => {
-                    tally.decided(decided.rows, &decided.decisions, &decided.labels);
-                    out.write_decided(&decided)?;
+        |outcomes| {
+            while let Some(outcome) = outcomes.next() {
+                match outcome {
+                    Outcome::Decided(decided) => {
+                        tally.decided(decided.rows, &decided.decisions, &decided.labels);
+                        out.write_decided(&decided)?;
+                    }
+                    Outcome::Rejected(letters) => {
+                        tally.rejected(&letters);
+                        out.write_dead_letters(&letters)?;
+                    }
+                    Outcome::Mark(_) => {}
+                    Outcome::Barrier(barrier) => {
+                        let parts = out.close_part()?;
+                        let progress = ReplayProgress {
+                            parts,
+                            tally: tally.clone(),
+                        };
+                        checkpoint(&store, barrier, &versions, &progress)?;
+                    }
                 }
-                Outcome::Rejected(letters) => {
-                    tally.rejected(&letters);
-                    out.write_dead_letters(&letters)?;
-                }
-                Outcome::Barrier(barrier) => {
-                    let parts = out.close_part()?;
-                    let progress = ReplayProgress {
-                        parts,
-                        tally: tally.clone(),
-                    };
-                    checkpoint(&store, barrier, &versions, &progress)?;
-                }
+                progress.set(tally.rows_in());
             }
-            progress.set(tally.rows_in());
             Ok(())
         },
     )?;
@@ -154,7 +157,7 @@ fn feed(
             .next(batch_rows, Duration::ZERO)
             .map_err(input_failure)?
         {
-            SourceEvent::Batch(batch) => Input::Batch(batch, Rung::Full),
+            SourceEvent::Batch(batch) => Input::Batch(Work::whole(batch)),
             SourceEvent::Rejected(letters) => Input::Rejected(letters),
             SourceEvent::End => return Ok(()),
             SourceEvent::Idle | SourceEvent::Assigned(_) | SourceEvent::Revoked(_) => continue,
@@ -207,7 +210,7 @@ fn checkpoint(
             .map_err(|e| Failure::new("checkpoint", e.to_string()))?,
         files: Default::default(),
     };
-    store.write(windows, model, manifest)
+    store.write(windows, model, manifest).map(drop)
 }
 
 /// Puts a checkpoint's state in place; returns what the replay kept beside it.

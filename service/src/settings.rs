@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
+use sanderling_schemas::Rung;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_yaml_ng::Value;
@@ -107,6 +108,12 @@ pub struct Settings {
     /// Where `run` answers to those who watch it.
     #[serde(default)]
     pub health: HealthSettings,
+    /// Name of this instance among those of one pipeline; by default the host's.
+    #[serde(default)]
+    pub instance: Option<String>,
+    /// A rehearsal of trouble.
+    #[serde(default)]
+    pub drill: DrillSettings,
     /// Sizes and training of the model.
     #[serde(default)]
     pub model: sanderling_scoring::ModelOptions,
@@ -120,6 +127,9 @@ pub struct KafkaSettings {
     pub brokers: String,
     /// Passed to librdkafka as they are.
     pub properties: BTreeMap<String, String>,
+    /// Time between two commits of a transaction, milliseconds: shorter costs the broker more,
+    /// longer lets readers wait.
+    pub transaction_ms: u64,
     /// The schema registry; only Avro needs one.
     pub registry: Option<RegistrySettings>,
 }
@@ -285,6 +295,14 @@ pub struct LabelFileSettings {
     pub delay: String,
 }
 
+/// `drill:`: makes rungs slow on purpose, to see that deadlines are kept all the same.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DrillSettings {
+    /// Time added to the scoring of each row, by rung, microseconds.
+    pub score_row_us: BTreeMap<Rung, u64>,
+}
+
 /// One of `entities:`
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -393,6 +411,7 @@ mod defaults {
             Self {
                 brokers: "localhost:9092".into(),
                 properties: BTreeMap::new(),
+                transaction_ms: 15,
                 registry: None,
             }
         }

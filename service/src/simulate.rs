@@ -11,7 +11,7 @@ use sanderling_schemas::EventTime;
 use serde::Serialize;
 
 use crate::failure::Failure;
-use crate::kafka::TopicWriter;
+use crate::kafka::{Record, TopicWriter};
 use crate::settings::KafkaSettings;
 
 /// Topics that `pipelines/card-fraud` reads.
@@ -103,12 +103,12 @@ fn send(simulator: Simulator, options: &SimulateOptions) -> Result<(u64, u64), F
             send_label(&writer, &labelled)?;
         }
         let event = payment.to_event_json(chrono::Utc::now().timestamp_millis());
-        writer.send(
-            PAYMENTS_TOPIC,
-            payment.card_id().as_bytes(),
-            event.as_bytes(),
-            None,
-        )?;
+        writer.send(&Record {
+            topic: PAYMENTS_TOPIC.into(),
+            key: payment.card_id().into_bytes(),
+            payload: event.into_bytes(),
+            timing: None,
+        })?;
         unlabelled.push_back((now + options.label_delay, payment));
         rows += 1;
         frauds += u64::from(payment.fraud.is_some());
@@ -123,12 +123,12 @@ fn send(simulator: Simulator, options: &SimulateOptions) -> Result<(u64, u64), F
 
 fn send_label(writer: &TopicWriter, payment: &Payment) -> Result<(), Failure> {
     let label = payment.to_label_json(chrono::Utc::now().timestamp_millis());
-    writer.send(
-        LABELS_TOPIC,
-        payment.card_id().as_bytes(),
-        label.as_bytes(),
-        None,
-    )
+    writer.send(&Record {
+        topic: LABELS_TOPIC.into(),
+        key: payment.card_id().into_bytes(),
+        payload: label.into_bytes(),
+        timing: None,
+    })
 }
 
 fn failed(e: IngestError) -> Failure {

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerGroupMetadata};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
-use sanderling_schemas::Offsets;
+use sanderling_schemas::{Offset, Offsets, Partition};
 
-use super::broker::Broker;
+use super::broker::{ANSWER_WITHIN, Broker};
 use super::group::Group;
+use super::options::TopicPartition;
 use crate::IngestError;
 
 /// A source's membership of its group, for whoever commits. The membership lasts until the
@@ -37,6 +38,32 @@ impl Committer {
         self.consumer
             .commit(&list, CommitMode::Sync)
             .map_err(failed)
+    }
+
+    /// What the group has committed of these partitions. Waits while a transaction that may
+    /// commit more of them is open.
+    pub fn committed(&self, partitions: &[TopicPartition]) -> Result<Offsets, IngestError> {
+        let failed = |error| self.broker.failed("asking for committed offsets", &error);
+        let mut list = TopicPartitionList::new();
+        for (topic, partition) in partitions {
+            list.add_partition(topic, partition.0);
+        }
+        let mut offsets = Offsets::default();
+        if list.count() == 0 {
+            return Ok(offsets);
+        }
+        let committed = self
+            .consumer
+            .committed_offsets(list, ANSWER_WITHIN)
+            .map_err(failed)?;
+        for element in committed.elements() {
+            element.error().map_err(failed)?;
+            if let KafkaOffset::Offset(next) = element.offset() {
+                let partition = Partition(element.partition());
+                offsets.set(element.topic().into(), partition, Offset(next));
+            }
+        }
+        Ok(offsets)
     }
 
     /// Who commits, for a transactional producer that commits the offsets: to be asked for anew

@@ -10,10 +10,9 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
-use sanderling_schemas::{EventBatch, Offset, Offsets, Partition, Relation, Sequence};
+use sanderling_schemas::{EventBatch, Offsets, Partition, Relation, Sequence};
 
-use super::broker::{ANSWER_WITHIN, Broker};
+use super::broker::Broker;
 use super::committer::Committer;
 use super::group::Group;
 use super::lane::{Lane, Slot};
@@ -132,32 +131,6 @@ impl KafkaSource {
         Probe::new(&broker)?.members(group)
     }
 
-    /// What the group has committed of these partitions. Waits while a transaction that may
-    /// commit more of them is open.
-    pub fn committed(&self, partitions: &[TopicPartition]) -> Result<Offsets, IngestError> {
-        let failed = |error| self.broker.failed("asking for committed offsets", &error);
-        let mut list = TopicPartitionList::new();
-        for (topic, partition) in partitions {
-            list.add_partition(topic, partition.0);
-        }
-        let mut offsets = Offsets::default();
-        if list.count() == 0 {
-            return Ok(offsets);
-        }
-        let committed = self
-            .consumer
-            .committed_offsets(list, ANSWER_WITHIN)
-            .map_err(failed)?;
-        for element in committed.elements() {
-            element.error().map_err(failed)?;
-            if let KafkaOffset::Offset(next) = element.offset() {
-                let partition = Partition(element.partition());
-                offsets.set(element.topic().into(), partition, Offset(next));
-            }
-        }
-        Ok(offsets)
-    }
-
     /// Reads partitions that were held: each at its offset in `at`, or where the group stands.
     /// Those that have gone meanwhile are left out.
     pub fn begin(
@@ -185,6 +158,11 @@ impl KafkaSource {
     /// For whoever commits.
     pub fn committer(&self) -> Committer {
         Committer::new(self.consumer.clone(), self.broker.clone())
+    }
+
+    /// Whether all that was read has been given: no rows are kept back behind refused records.
+    pub fn has_given_all(&self) -> bool {
+        self.ready.is_none()
     }
 
     /// Whether there may be older records than those that were given, so that they are merged by

@@ -198,7 +198,7 @@ fn records_become_rows_and_bad_ones_dead_letters() {
     committed.set("payments-topic".into(), Partition(0), Offset(6));
     first.committer().commit(&committed).unwrap();
     let asked = [("payments-topic".into(), Partition(0))];
-    assert_eq!(first.committed(&asked).unwrap(), committed);
+    assert_eq!(first.committer().committed(&asked).unwrap(), committed);
     drop(first);
     let mut second = open(&options(&brokers));
     let (batches, letters) = read(&mut second, 3);

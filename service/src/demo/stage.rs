@@ -15,7 +15,7 @@ use super::screen::Planted;
 use super::{DemoOptions, Run};
 use crate::failure::{Failure, io_failure};
 use crate::folder::PipelineFolder;
-use crate::kafka::TopicWriter;
+use crate::kafka::{Record, TopicWriter};
 
 /// Days folded before the first live payment: more than the longest window.
 const HISTORY_DAYS: u32 = 35;
@@ -197,21 +197,21 @@ impl Stage {
             while let Some(labelled) = unlabelled.next_if(known) {
                 if let Some(topic) = &topics.labels {
                     let label = labelled.to_label_json(labelled.tx_time_ms + LABEL_DELAY_MS);
-                    label_writer.send(
-                        topic,
-                        labelled.card_id().as_bytes(),
-                        label.as_bytes(),
-                        None,
-                    )?;
+                    label_writer.send(&Record {
+                        topic: topic.as_str().into(),
+                        key: labelled.card_id().into_bytes(),
+                        payload: label.into_bytes(),
+                        timing: None,
+                    })?;
                 }
             }
             let event = payment.to_event_json(payment.tx_time_ms);
-            writer.send(
-                &topics.payments,
-                payment.card_id().as_bytes(),
-                event.as_bytes(),
-                None,
-            )?;
+            writer.send(&Record {
+                topic: topics.payments.as_str().into(),
+                key: payment.card_id().into_bytes(),
+                payload: event.into_bytes(),
+                timing: None,
+            })?;
             run.sent.fetch_add(1, Ordering::Release);
         }
         writer.flush()?;

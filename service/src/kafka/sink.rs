@@ -1,41 +1,128 @@
-//! Decisions, dead letters and order records to their topics, at least once.
+//! Decisions, dead letters and order records to their topics, with the input's progress.
 //!
-//! What was read may be committed once the broker has every record that was made of it:
-//! [`KafkaSink::progress`] tells without waiting, [`KafkaSink::flush`] waits. A decision can come twice after a crash; its key, the
-//! decision's id, is what duplicates are dropped by.
+//! A *mark* says where the source stood once everything sent before it was dealt with. At least
+//! once, a mark is committed after the broker has every record sent before it; a decision can come
+//! twice after a crash, under the same key. Exactly once, records and the newest mark commit in one
+//! transaction, and no transaction ends between two marks.
 
-use sanderling_schemas::{DeadLetter, wire};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use super::TopicWriter;
+use sanderling_ingest::Committer;
+use sanderling_schemas::{DeadLetter, Offsets};
+
+use super::{DecisionEncoder, Record, TopicWriter, Transactions};
 use crate::failure::Failure;
 use crate::line::Decided;
+use crate::replay::input_failure;
 use crate::settings::{KafkaSettings, OutputSettings};
+
+/// Time between two commits of offsets, at least once.
+const OFFSETS_EVERY: Duration = Duration::from_secs(1);
+/// Records of a transaction, beyond which it is committed before its time.
+const TRANSACTION_RECORDS_MAX: usize = 20_000;
 
 /// Where a live pipeline's results go.
 pub struct KafkaSink {
-    writer: TopicWriter,
-    topics: OutputSettings,
-    payload: Vec<u8>,
+    topics: Topics,
+    encoder: DecisionEncoder,
+    delivery: Delivery,
+    /// The newest mark, and whether anything was sent after it.
+    mark: Option<Offsets>,
+    behind_mark: bool,
+}
+
+/// Names of the topics of `output:`; those not named there are not written.
+struct Topics {
+    decisions: Option<Arc<str>>,
+    dead_letters: Option<Arc<str>>,
+    order: Option<Arc<str>>,
+}
+
+enum Delivery {
+    AtLeastOnce {
+        writer: TopicWriter,
+        committer: Committer,
+        /// Marks, each with the number of records that must be delivered before it is committed.
+        undelivered: VecDeque<(u64, Offsets)>,
+        committed_at: Instant,
+    },
+    ExactlyOnce {
+        transactions: Box<Transactions>,
+        every: Duration,
+        /// When the first record after the last commit was sent.
+        since: Option<Instant>,
+    },
+}
+
+/// What a commit took.
+#[derive(Debug, Clone, Copy)]
+pub struct Commit {
+    /// From the transaction's first record to its end.
+    pub whole: Duration,
+    /// The commit itself.
+    pub waited: Duration,
+    /// How many times it was aborted and sent again.
+    pub aborts: u32,
 }
 
 impl KafkaSink {
-    /// A sink for the topics of `output:`; those not named there are not written.
-    pub fn new(kafka: &KafkaSettings, output: &OutputSettings) -> Result<Self, Failure> {
-        Ok(Self {
+    /// Every record reaches its topic, if need be twice.
+    pub fn at_least_once(
+        kafka: &KafkaSettings,
+        output: &OutputSettings,
+        encoder: DecisionEncoder,
+        committer: Committer,
+    ) -> Result<Self, Failure> {
+        let delivery = Delivery::AtLeastOnce {
             writer: TopicWriter::new(kafka)?,
-            topics: output.clone(),
-            payload: Vec::new(),
-        })
+            committer,
+            undelivered: VecDeque::new(),
+            committed_at: Instant::now(),
+        };
+        Ok(Self::new(output, encoder, delivery))
+    }
+
+    /// Records and offsets commit together, `every` so often, as the transactional id `id`.
+    pub fn exactly_once(
+        kafka: &KafkaSettings,
+        output: &OutputSettings,
+        encoder: DecisionEncoder,
+        committer: Committer,
+        id: &str,
+        every: Duration,
+    ) -> Result<Self, Failure> {
+        let delivery = Delivery::ExactlyOnce {
+            transactions: Box::new(Transactions::new(kafka, id, committer)?),
+            every,
+            since: None,
+        };
+        Ok(Self::new(output, encoder, delivery))
+    }
+
+    fn new(output: &OutputSettings, encoder: DecisionEncoder, delivery: Delivery) -> Self {
+        let topic = |name: &Option<String>| name.as_deref().map(Arc::from);
+        Self {
+            topics: Topics {
+                decisions: topic(&output.decisions),
+                dead_letters: topic(&output.dead_letters),
+                order: topic(&output.order),
+            },
+            encoder,
+            delivery,
+            mark: None,
+            behind_mark: false,
+        }
     }
 
     /// Sends a batch's decisions and its order record. The timing header's `appended_us`, the
     /// broker's append time of the event, lets a reader measure the whole way of a decision.
     pub fn send_decided(&mut self, decided: &Decided) -> Result<(), Failure> {
-        if let Some(topic) = &self.topics.decisions {
+        if let Some(topic) = self.topics.decisions.clone() {
             for (at, decision) in decided.decisions.iter().enumerate() {
-                self.payload.clear();
-                wire::write_decision(decision, &mut self.payload)
-                    .map_err(|e| Failure::new("output", e.to_string()))?;
+                let mut payload = Vec::with_capacity(2048);
+                self.encoder.encode(decision, &mut payload)?;
                 let timing = serde_json::json!({
                     "wait": decided.timing.wait_us,
                     "features": decided.timing.features_us,
@@ -43,51 +130,152 @@ impl KafkaSink {
                     "explain": decided.timing.explain_us,
                     "appended_us": decided.broker_time_us.get(at),
                 });
-                let key = decision.event.to_string();
-                self.writer.send(
-                    topic,
-                    key.as_bytes(),
-                    &self.payload,
-                    Some(&timing.to_string()),
-                )?;
+                self.send(Record {
+                    topic: topic.clone(),
+                    key: decision.event.to_string().into_bytes(),
+                    payload,
+                    timing: Some(timing.to_string()),
+                })?;
             }
         }
-        if let Some(topic) = &self.topics.order {
-            let order = serde_json::to_vec(&decided.order)
+        if let Some(topic) = self.topics.order.clone() {
+            let payload = serde_json::to_vec(&decided.order)
                 .map_err(|e| Failure::new("output", e.to_string()))?;
-            self.writer
-                .send(topic, &decided.order.sequence.0.to_be_bytes(), &order, None)?;
+            // One key a lane: a lane's records keep their order in one partition.
+            self.send(Record {
+                topic,
+                key: decided.lane.to_string().into_bytes(),
+                payload,
+                timing: None,
+            })?;
         }
         Ok(())
     }
 
     /// Sends refused records.
-    pub fn send_dead_letters(&self, letters: &[DeadLetter]) -> Result<(), Failure> {
-        let Some(topic) = &self.topics.dead_letters else {
+    pub fn send_dead_letters(&mut self, letters: &[DeadLetter]) -> Result<(), Failure> {
+        let Some(topic) = self.topics.dead_letters.clone() else {
             return Ok(());
         };
         for letter in letters {
-            let payload = letter.to_json(DeadLetter::RAW_BYTES_MAX).to_string();
-            self.writer.send(
-                topic,
-                letter.event.to_string().as_bytes(),
-                payload.as_bytes(),
-                None,
-            )?;
+            self.send(Record {
+                topic: topic.clone(),
+                key: letter.event.to_string().into_bytes(),
+                payload: letter
+                    .to_json(DeadLetter::RAW_BYTES_MAX)
+                    .to_string()
+                    .into_bytes(),
+                timing: None,
+            })?;
         }
         Ok(())
     }
 
-    /// Records sent so far, and how many of them the broker has.
-    ///
-    /// # Errors
-    /// If it refused any for good.
-    pub fn progress(&self) -> Result<(u64, u64), Failure> {
-        Ok((self.writer.sent(), self.writer.delivered()?))
+    fn send(&mut self, record: Record) -> Result<(), Failure> {
+        self.behind_mark = true;
+        match &mut self.delivery {
+            Delivery::AtLeastOnce { writer, .. } => writer.send(&record),
+            Delivery::ExactlyOnce {
+                transactions,
+                since,
+                ..
+            } => {
+                since.get_or_insert_with(Instant::now);
+                transactions.send(record)
+            }
+        }
     }
 
-    /// Waits until the broker has everything sent so far.
-    pub fn flush(&self) -> Result<(), Failure> {
-        self.writer.flush()
+    /// Everything the source gave up to `offsets` has been sent.
+    pub fn mark(&mut self, offsets: Offsets) {
+        self.behind_mark = false;
+        match &mut self.delivery {
+            Delivery::AtLeastOnce {
+                writer,
+                undelivered,
+                ..
+            } => undelivered.push_back((writer.sent(), offsets)),
+            Delivery::ExactlyOnce { since, .. } => {
+                // A mark without records, as after records that say nothing, is worth a commit too.
+                if self.mark.as_ref() != Some(&offsets) {
+                    since.get_or_insert_with(Instant::now);
+                }
+                self.mark = Some(offsets);
+            }
+        }
+    }
+
+    /// How long until there is something to commit.
+    pub fn due(&self) -> Duration {
+        const IDLE: Duration = Duration::from_millis(100);
+        match &self.delivery {
+            Delivery::AtLeastOnce { .. } => IDLE,
+            Delivery::ExactlyOnce { every, since, .. } => match since {
+                Some(since) if !self.behind_mark => every.saturating_sub(since.elapsed()),
+                _ => IDLE,
+            },
+        }
+    }
+
+    /// Commits what is due; everything up to the newest mark, if it must be `now`. Returns what a
+    /// transaction's commit took, if there was one.
+    pub fn settle(&mut self, now: bool) -> Result<Option<Commit>, Failure> {
+        match &mut self.delivery {
+            Delivery::AtLeastOnce {
+                writer,
+                committer,
+                undelivered,
+                committed_at,
+            } => {
+                if now {
+                    writer.flush()?;
+                }
+                let delivered = writer.delivered()?;
+                if !now && committed_at.elapsed() < OFFSETS_EVERY {
+                    // Marks that are superseded need not be kept.
+                    while undelivered
+                        .get(1)
+                        .is_some_and(|(sent, _)| *sent <= delivered)
+                    {
+                        undelivered.pop_front();
+                    }
+                    return Ok(None);
+                }
+                let mut newest = None;
+                while let Some((_, offsets)) =
+                    undelivered.pop_front_if(|(sent, _)| *sent <= delivered)
+                {
+                    newest = Some(offsets);
+                }
+                if let Some(offsets) = newest {
+                    *committed_at = Instant::now();
+                    committer.commit(&offsets).map_err(input_failure)?;
+                }
+                Ok(None)
+            }
+            Delivery::ExactlyOnce {
+                transactions,
+                every,
+                since,
+            } => {
+                transactions.poll();
+                let (Some(begun), false, Some(mark)) = (*since, self.behind_mark, &self.mark)
+                else {
+                    return Ok(None);
+                };
+                let full = transactions.pending() >= TRANSACTION_RECORDS_MAX;
+                if !now && !full && begun.elapsed() < *every {
+                    return Ok(None);
+                }
+                let started = Instant::now();
+                let aborts = transactions.commit(mark)?;
+                *since = None;
+                Ok(Some(Commit {
+                    whole: begun.elapsed(),
+                    waited: started.elapsed(),
+                    aborts,
+                }))
+            }
+        }
     }
 }

@@ -10,7 +10,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 
-use super::TIMING_HEADER;
+use super::{Record, TIMING_HEADER};
 use crate::failure::Failure;
 use crate::settings::KafkaSettings;
 
@@ -58,7 +58,8 @@ impl TopicWriter {
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", &kafka.brokers)
-            .set("linger.ms", "1");
+            .set("linger.ms", "1")
+            .set("enable.idempotence", "true");
         for (key, value) in &kafka.properties {
             config.set(key, value);
         }
@@ -79,36 +80,33 @@ impl TopicWriter {
     }
 
     /// Hands one record over, waiting while the client's queue is full.
-    pub fn send(
-        &self,
-        topic: &str,
-        key: &[u8],
-        payload: &[u8],
-        timing: Option<&str>,
-    ) -> Result<(), Failure> {
-        let mut record = BaseRecord::to(topic).key(key).payload(payload);
-        if let Some(timing) = timing {
+    pub fn send(&self, record: &Record) -> Result<(), Failure> {
+        let mut handed = BaseRecord::to(&record.topic)
+            .key(&record.key)
+            .payload(&record.payload);
+        if let Some(timing) = &record.timing {
             let header = Header {
                 key: TIMING_HEADER,
                 value: Some(timing),
             };
-            record = record.headers(OwnedHeaders::new().insert(header));
+            handed = handed.headers(OwnedHeaders::new().insert(header));
         }
         loop {
-            match self.producer.send(record) {
+            match self.producer.send(handed) {
                 Ok(()) => {
                     self.sent.fetch_add(1, Ordering::Release);
                     return Ok(());
                 }
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
-                    record = back;
+                    handed = back;
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 Err((e, _)) => {
-                    return Err(
-                        Failure::new("kafka", format!("cannot write to {topic}: {e}"))
-                            .cure("check that the topic is there and may be written to"),
-                    );
+                    return Err(Failure::new(
+                        "kafka",
+                        format!("cannot write to {}: {e}", record.topic),
+                    )
+                    .cure("check that the topic is there and may be written to"));
                 }
             }
         }

@@ -1,0 +1,316 @@
+//! Records and input offsets that become visible together, or not at all.
+//!
+//! What was sent since the last commit is kept until its fate is known. After an abort it is sent
+//! again; after a commit whose outcome nobody told, a new producer with the same transactional id
+//! settles the old transaction, and the group's committed offsets say which way it went.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
+use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
+use rdkafka::util::Timeout;
+use sanderling_ingest::Committer;
+use sanderling_schemas::Offsets;
+
+use super::{Record, TIMING_HEADER};
+use crate::failure::Failure;
+use crate::settings::KafkaSettings;
+
+/// How long the broker keeps a transaction that nobody finishes; readers wait behind it.
+const TRANSACTION_TIMEOUT_MS: &str = "15000";
+/// How long a step of a transaction may take before it is tried again.
+const STEP_WITHIN: Duration = Duration::from_secs(10);
+/// How long the broker may be unable to settle a transaction before we give up.
+const SETTLED_WITHIN: Duration = Duration::from_secs(180);
+/// Time between two tries.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A transactional producer that loses nothing and repeats nothing.
+pub struct Transactions {
+    config: ClientConfig,
+    id: String,
+    producer: BaseProducer<Deliveries>,
+    committer: Committer,
+    /// Sent since the last commit.
+    kept: Vec<Record>,
+    /// A transaction is open at the producer.
+    open: bool,
+}
+
+/// Hears from the client what became of each record. A record that was not delivered makes the
+/// commit fail, so there is nothing to do but to say so.
+struct Deliveries;
+
+impl ClientContext for Deliveries {}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, _: ()) {
+        if let Err((error, _)) = result {
+            tracing::warn!(%error, "a record of a transaction was not delivered");
+        }
+    }
+}
+
+/// What a failed step asks for.
+enum Remedy {
+    /// The same step again.
+    Retry,
+    /// Abort, then send everything again.
+    Abort,
+    /// A new producer.
+    Rebuild,
+}
+
+impl Transactions {
+    /// A producer of the transactional id `id`. An earlier one of that id, alive or dead, is fenced
+    /// off and its open transaction aborted.
+    pub fn new(kafka: &KafkaSettings, id: &str, committer: Committer) -> Result<Self, Failure> {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &kafka.brokers)
+            .set("linger.ms", "2")
+            .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS);
+        for (key, value) in &kafka.properties {
+            config.set(key, value);
+        }
+        config.set("transactional.id", id);
+        let producer = begin_producer(&config, id)?;
+        Ok(Self {
+            config,
+            id: id.into(),
+            producer,
+            committer,
+            kept: Vec::new(),
+            open: false,
+        })
+    }
+
+    /// Hands a record to the open transaction, and keeps it until the commit.
+    pub fn send(&mut self, record: Record) -> Result<(), Failure> {
+        if !self.open {
+            self.begin()?;
+        }
+        match hand_over(&self.producer, &record) {
+            Ok(()) => {}
+            Err(error) if too_large(&error) => {
+                return Err(Failure::new(
+                    "kafka",
+                    format!(
+                        "a record of {} bytes is too large for {}",
+                        record.payload.len(),
+                        record.topic
+                    ),
+                )
+                .cure("raise max.message.bytes of the topic, and message.max.bytes in kafka.properties"));
+            }
+            // The transaction has failed: its commit will say so, and everything is sent again.
+            Err(error) => tracing::debug!(%error, "a transaction takes no more records"),
+        }
+        self.kept.push(record);
+        Ok(())
+    }
+
+    /// Records sent since the last commit.
+    pub fn pending(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Lets the client's events through: delivery reports come while it is polled.
+    pub fn poll(&self) {
+        self.producer.poll(Duration::ZERO);
+    }
+
+    /// Commits what was sent, together with the input's `offsets`. Returns how many times it had to
+    /// be aborted and sent again.
+    ///
+    /// # Errors
+    /// When another producer has taken the transactional id, or the broker settles nothing for long.
+    pub fn commit(&mut self, offsets: &Offsets) -> Result<u32, Failure> {
+        let started = Instant::now();
+        let mut aborts = 0;
+        loop {
+            let error = match self.try_commit(offsets) {
+                Ok(()) => {
+                    self.kept.clear();
+                    self.open = false;
+                    return Ok(aborts);
+                }
+                Err(error) => error,
+            };
+            if started.elapsed() > SETTLED_WITHIN {
+                return Err(self.failed("commit a transaction", &error));
+            }
+            match remedy(&error) {
+                Remedy::Retry => std::thread::sleep(PAUSE),
+                Remedy::Abort => {
+                    tracing::warn!(%error, records = self.kept.len(), "a transaction is aborted and sent again");
+                    aborts += 1;
+                    if !self.abort() && self.rebuild(offsets)? {
+                        return Ok(aborts);
+                    }
+                }
+                Remedy::Rebuild => {
+                    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fenced) {
+                        return Err(self.failed("commit a transaction", &error));
+                    }
+                    tracing::warn!(%error, "the producer is made anew to learn a transaction's fate");
+                    aborts += 1;
+                    if self.rebuild(offsets)? {
+                        return Ok(aborts);
+                    }
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self) -> Result<(), Failure> {
+        self.producer
+            .begin_transaction()
+            .map_err(|e| self.failed("begin a transaction", &e))?;
+        self.open = true;
+        Ok(())
+    }
+
+    fn try_commit(&mut self, offsets: &Offsets) -> Result<(), KafkaError> {
+        if !self.open {
+            self.producer.begin_transaction()?;
+            self.open = true;
+            for record in &self.kept {
+                hand_over(&self.producer, record)?;
+            }
+        }
+        let mut list = TopicPartitionList::new();
+        for (topic, partition, next) in offsets.iter() {
+            list.add_partition_offset(topic, partition.0, KafkaOffset::Offset(next.0))?;
+        }
+        if list.count() > 0 {
+            let group = self.committer.group_metadata();
+            self.producer
+                .send_offsets_to_transaction(&list, &group, STEP_WITHIN)?;
+        }
+        self.producer.commit_transaction(Timeout::Never)
+    }
+
+    /// Aborts the open transaction; `false` if that cannot be had from this producer.
+    fn abort(&mut self) -> bool {
+        let started = Instant::now();
+        loop {
+            match self.producer.abort_transaction(Timeout::Never) {
+                Ok(()) => {
+                    self.open = false;
+                    return true;
+                }
+                Err(error) => match remedy(&error) {
+                    Remedy::Retry if started.elapsed() < SETTLED_WITHIN => {
+                        std::thread::sleep(PAUSE);
+                    }
+                    _ => return false,
+                },
+            }
+        }
+    }
+
+    /// Replaces the producer; returns whether the transaction that carried `offsets` turned out to
+    /// be committed, in which case nothing is sent again.
+    fn rebuild(&mut self, offsets: &Offsets) -> Result<bool, Failure> {
+        self.producer = begin_producer(&self.config, &self.id)?;
+        self.open = false;
+        let partitions: Vec<_> = offsets.iter().map(|(t, p, _)| (t.into(), p)).collect();
+        let committed = self
+            .committer
+            .committed(&partitions)
+            .map_err(crate::replay::input_failure)?;
+        let went_through = !partitions.is_empty()
+            && offsets
+                .iter()
+                .all(|(topic, partition, next)| committed.next(topic, partition) == Some(next));
+        if went_through {
+            self.kept.clear();
+        }
+        Ok(went_through)
+    }
+
+    fn failed(&self, doing: &str, error: &KafkaError) -> Failure {
+        let cure = match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::Fenced) => format!(
+                "another process writes as {}: stop it, or give this one a name of its own with --instance",
+                self.id
+            ),
+            _ => "look at the broker; nothing is lost, and a restart goes on where the last commit left off".into(),
+        };
+        Failure::new("kafka", format!("cannot {doing} as {}: {error}", self.id)).cure(cure)
+    }
+}
+
+/// A producer whose transactions may begin.
+fn begin_producer(config: &ClientConfig, id: &str) -> Result<BaseProducer<Deliveries>, Failure> {
+    let producer: BaseProducer<Deliveries> =
+        config.create_with_context(Deliveries).map_err(|e| {
+            Failure::new("kafka", format!("cannot make a producer: {e}"))
+                .cure("check kafka.brokers and kafka.properties in pipeline.yaml")
+        })?;
+    let started = Instant::now();
+    loop {
+        match producer.init_transactions(STEP_WITHIN) {
+            Ok(()) => return Ok(producer),
+            // A coordinator that has just started, or still settles the last transaction.
+            Err(error)
+                if started.elapsed() < SETTLED_WITHIN
+                    && !matches!(remedy(&error), Remedy::Rebuild) =>
+            {
+                tracing::debug!(%error, "transactions cannot begin yet");
+                std::thread::sleep(PAUSE);
+            }
+            Err(error) => {
+                return Err(Failure::new(
+                    "kafka",
+                    format!("transactions as {id} cannot begin: {error}"),
+                )
+                .cure("see that the broker allows transactions, and this user the transactional id; or write delivery: at_least_once"));
+            }
+        }
+    }
+}
+
+fn remedy(error: &KafkaError) -> Remedy {
+    match error {
+        KafkaError::Transaction(error) if error.is_fatal() => Remedy::Rebuild,
+        KafkaError::Transaction(error) if error.txn_requires_abort() => Remedy::Abort,
+        KafkaError::Transaction(error) if error.is_retriable() => Remedy::Retry,
+        KafkaError::Flush(_) => Remedy::Abort,
+        _ => Remedy::Rebuild,
+    }
+}
+
+fn too_large(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
+}
+
+/// Hands a record to the client, waiting while its queue is full.
+fn hand_over(producer: &BaseProducer<Deliveries>, record: &Record) -> Result<(), KafkaError> {
+    let mut handed = BaseRecord::to(&record.topic)
+        .key(&record.key)
+        .payload(&record.payload);
+    if let Some(timing) = &record.timing {
+        handed = handed.headers(OwnedHeaders::new().insert(Header {
+            key: TIMING_HEADER,
+            value: Some(timing),
+        }));
+    }
+    loop {
+        match producer.send(handed) {
+            Ok(()) => return Ok(()),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                producer.poll(Duration::from_millis(1));
+                handed = back;
+            }
+            Err((error, _)) => return Err(error),
+        }
+    }
+}

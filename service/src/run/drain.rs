@@ -1,0 +1,153 @@
+//! The end of the live line: results to the broker, checkpoints to storage.
+//!
+//! A checkpoint is written only after everything before it is committed, so that no checkpoint
+//! knows more than the order log does.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+use sanderling_ingest::OrderLog;
+use sanderling_schemas::{Offsets, Versions};
+
+use super::Service;
+use super::lanes::LanePosition;
+use crate::checkpoint::CheckpointManifest;
+use crate::failure::Failure;
+use crate::kafka::KafkaSink;
+use crate::line::{Barrier, Next, Outcome, Outcomes};
+use crate::replay::input_failure;
+use crate::tally::Tally;
+use crate::telemetry::{Stage, TransactionEnd};
+
+impl Service<'_> {
+    /// Sends what comes out of the line until it ends. Barriers with state go to `checkpoints`.
+    pub fn drain(
+        &self,
+        outcomes: &Outcomes,
+        mut sink: KafkaSink,
+        checkpoints: &Sender<Barrier>,
+        tally: &mut Tally,
+    ) -> Result<(), Failure> {
+        let deadline = Duration::from_millis(self.folder.settings.deadline_ms);
+        loop {
+            match outcomes.next_within(sink.due()) {
+                Next::Outcome(Outcome::Decided(decided)) => {
+                    if !decided.quiet {
+                        self.pace
+                            .learn(decided.order.rung, decided.rows, &decided.timing);
+                        let started = Instant::now();
+                        sink.send_decided(&decided)?;
+                        self.metrics.stage(Stage::Encode, started.elapsed());
+                        self.metrics.batch(&decided, deadline);
+                        tally.decided(decided.rows, &decided.decisions, &decided.labels);
+                    }
+                    if let Some(mark) = decided.mark {
+                        sink.mark(mark);
+                    }
+                }
+                Next::Outcome(Outcome::Rejected(letters)) => {
+                    tally.rejected(&letters);
+                    sink.send_dead_letters(&letters)?;
+                }
+                Next::Outcome(Outcome::Mark(offsets)) => sink.mark(offsets),
+                Next::Outcome(Outcome::Barrier(barrier)) => {
+                    self.settle(&mut sink, true)?;
+                    if barrier.windows.is_some() {
+                        // A writer that has failed has said so; the service goes on without it.
+                        let _ = checkpoints.send(barrier);
+                    } else if let Some(passed) = barrier.passed {
+                        let _ = passed.send(());
+                    }
+                }
+                Next::Nothing => {}
+                Next::End => {
+                    self.settle(&mut sink, true)?;
+                    return Ok(());
+                }
+            }
+            self.settle(&mut sink, false)?;
+        }
+    }
+
+    fn settle(&self, sink: &mut KafkaSink, now: bool) -> Result<(), Failure> {
+        if let Some(commit) = sink.settle(now)? {
+            self.pace.committed(commit.whole);
+            self.metrics.stage(Stage::Commit, commit.waited);
+            for _ in 0..commit.aborts {
+                self.metrics
+                    .transaction(TransactionEnd::Aborted, commit.whole);
+            }
+            self.metrics
+                .transaction(TransactionEnd::Committed, commit.whole);
+        }
+        Ok(())
+    }
+
+    /// Writes checkpoints as they come, on a thread of its own, and tells who waits for one.
+    pub fn write_checkpoints(&self, barriers: &Receiver<Barrier>, versions: &Versions) {
+        // Where the order log ended before the last checkpoint began: what comes after the next
+        // one is certainly not before that.
+        let mut order_from = self.order_ends();
+        for barrier in barriers {
+            let started = Instant::now();
+            let (lane, sequence) = (barrier.lane, barrier.sequence);
+            let passed = barrier.passed.clone();
+            match order_from.and_then(|from| self.write_checkpoint(barrier, versions, &from)) {
+                Ok(bytes) => {
+                    self.metrics.checkpoint(started.elapsed(), bytes);
+                    tracing::info!(%lane, sequence, bytes, seconds = started.elapsed().as_secs_f64(), "checkpoint");
+                }
+                Err(failure) => {
+                    self.metrics.checkpoint_failed();
+                    tracing::error!(%lane, sequence, %failure, cure = failure.cure, "no checkpoint; the last one and the order log still do");
+                }
+            }
+            order_from = self.order_ends();
+            self.writing.store(false, Ordering::Release);
+            if let Some(passed) = passed {
+                let _ = passed.send(());
+            }
+        }
+    }
+
+    fn write_checkpoint(
+        &self,
+        barrier: Barrier,
+        versions: &Versions,
+        order_from: &Offsets,
+    ) -> Result<u64, Failure> {
+        let (Some(windows), Some(model)) = (&barrier.windows, &barrier.model) else {
+            return Err(Failure::new(
+                "checkpoint",
+                "a stage let a barrier pass without its state",
+            ));
+        };
+        let order = LanePosition {
+            next: order_from
+                .iter()
+                .map(|(t, p, o)| (t.into(), p.0, o.0))
+                .collect(),
+        };
+        let manifest = CheckpointManifest {
+            sequence: barrier.sequence,
+            position: barrier.position,
+            versions: versions.clone(),
+            progress: serde_json::to_value(order)
+                .map_err(|e| Failure::new("checkpoint", e.to_string()))?,
+            files: Default::default(),
+        };
+        self.store(barrier.lane)?.write(windows, model, manifest)
+    }
+
+    /// Where the order log ends now; nowhere if there is none.
+    fn order_ends(&self) -> Result<Offsets, Failure> {
+        let Some(topic) = &self.folder.settings.output.order else {
+            return Ok(Offsets::default());
+        };
+        let kafka = &self.folder.settings.kafka;
+        OrderLog::new(&kafka.brokers, &kafka.properties, topic)
+            .and_then(|log| log.ends())
+            .map_err(input_failure)
+    }
+}

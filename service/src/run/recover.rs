@@ -1,0 +1,246 @@
+//! How a lane comes back: the newest good checkpoint, then the input again in the recorded order.
+//!
+//! What was committed is folded quietly: it moves the state, and nothing is written. With delivery
+//! at least once the order log may reach beyond the committed offsets; what lies there is decided
+//! and sent again, in the same order, so that a decision that comes twice is the same both times.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use sanderling_ingest::{IngestError, OrderLog, RunsReader};
+use sanderling_schemas::{Offset, Offsets, OrderRecord, Partition, Rung, Sequence, Versions};
+
+use super::Service;
+use super::lanes::LanePosition;
+use crate::checkpoint::Checkpoint;
+use crate::failure::Failure;
+use crate::line::{Feeder, Input, Lane, Work};
+use crate::pipeline::Pipeline;
+use crate::replay::input_failure;
+
+/// A lane that has come back.
+pub struct Recovered {
+    /// Sequence of its next row.
+    pub sequence: u64,
+    /// Where to read on; a partition that is not named is read from where the group stands.
+    pub next: Offsets,
+}
+
+/// What stops a recovery.
+enum Stopped {
+    Ingest(IngestError),
+    Failure(Failure),
+    /// The line has ended, or the service is asked to.
+    Over,
+}
+
+impl From<IngestError> for Stopped {
+    fn from(e: IngestError) -> Self {
+        Self::Ingest(e)
+    }
+}
+
+impl Service<'_> {
+    /// Opens `lane` on the line, in the state in which it was last committed. `None` if the line
+    /// ended or the service was asked to stop on the way.
+    pub fn recover(
+        &self,
+        lane: Lane,
+        partitions: &[(Arc<str>, Partition)],
+        committed: &Offsets,
+        feeder: &Feeder,
+    ) -> Result<Option<Recovered>, Failure> {
+        let started = Instant::now();
+        let mut pipeline = Pipeline::new(self.folder, self.options.threads)?;
+        pipeline.drill = self.drill.clone();
+        let mut recovered = Recovered {
+            sequence: 0,
+            next: committed.clone(),
+        };
+        let checkpoint = self.store(lane)?.newest()?;
+        let (order_from, checkpointed) = match checkpoint {
+            None => Default::default(),
+            Some(checkpoint) => self.restore(checkpoint, &mut pipeline, &mut recovered)?,
+        };
+        let at_checkpoint = recovered.sequence;
+        if self.folder.settings.output.order.is_none() && at_checkpoint > 0 {
+            // Without an order log the state is that of the checkpoint, and so is the input.
+            recovered.next = checkpointed;
+        }
+        if !feeder.send(Input::Open(lane, Box::new(pipeline))) {
+            return Ok(None);
+        }
+        if let Some(topic) = &self.folder.settings.output.order {
+            let kafka = &self.folder.settings.kafka;
+            let mut log =
+                OrderLog::new(&kafka.brokers, &kafka.properties, topic).map_err(input_failure)?;
+            let mut runs = RunsReader::new(
+                self.folder.relation.clone(),
+                &self.folder.streams,
+                &kafka.brokers,
+                &kafka.properties,
+            )
+            .map_err(input_failure)?;
+            let folded = log.read_from(&order_from, |record| {
+                if record.lane != lane.0 || record.sequence.0 < recovered.sequence {
+                    return Ok(());
+                }
+                self.fold_again(lane, &record, committed, &mut runs, &mut recovered, feeder)
+            });
+            match folded {
+                Ok(_) => {}
+                Err(Stopped::Over) => return Ok(None),
+                Err(Stopped::Failure(failure)) => return Err(failure),
+                Err(Stopped::Ingest(e)) => {
+                    let failure = input_failure(e);
+                    return Err(failure.cure(
+                        "put back the checkpoints of state.url, or keep the order topic and the input for longer than state.interval; to begin anew, remove the state folder and the group's offsets",
+                    ));
+                }
+            }
+        }
+        tracing::info!(
+            %lane,
+            checkpoint = at_checkpoint,
+            sequence = recovered.sequence,
+            partitions = partitions.len(),
+            seconds = started.elapsed().as_secs_f64(),
+            "restored"
+        );
+        Ok(Some(recovered))
+    }
+
+    /// Puts a checkpoint's state in place; returns where its order records begin, and where its
+    /// input stood.
+    fn restore(
+        &self,
+        checkpoint: Checkpoint,
+        pipeline: &mut Pipeline,
+        recovered: &mut Recovered,
+    ) -> Result<(Offsets, Offsets), Failure> {
+        let manifest = checkpoint.manifest;
+        same_state(&manifest.versions, pipeline.judge.versions())?;
+        let unreadable = |e: String| {
+            Failure::new("checkpoint", e).cure(
+                "this checkpoint is of another program: go on with the program that wrote it, or remove the state folder and begin anew with --history",
+            )
+        };
+        pipeline
+            .features
+            .restore(checkpoint.windows)
+            .map_err(|e| unreadable(e.to_string()))?;
+        pipeline
+            .scorer
+            .restore(&checkpoint.model)
+            .map_err(|e| unreadable(e.to_string()))?;
+        let position: LanePosition =
+            serde_json::from_value(manifest.position).map_err(|e| unreadable(e.to_string()))?;
+        let order: LanePosition =
+            serde_json::from_value(manifest.progress).map_err(|e| unreadable(e.to_string()))?;
+        recovered.sequence = manifest.sequence;
+        // The group's own offsets are behind a checkpoint only where nothing was committed yet.
+        let checkpointed = position.offsets();
+        for (topic, partition, next) in checkpointed.iter() {
+            move_on(&mut recovered.next, topic, partition, next);
+        }
+        Ok((order.offsets(), checkpointed))
+    }
+
+    /// Folds what one order record names.
+    fn fold_again(
+        &self,
+        lane: Lane,
+        record: &OrderRecord,
+        committed: &Offsets,
+        runs: &mut RunsReader,
+        recovered: &mut Recovered,
+        feeder: &Feeder,
+    ) -> Result<(), Stopped> {
+        if self.is_stopping() {
+            return Err(Stopped::Over);
+        }
+        if record.sequence.0 != recovered.sequence {
+            return Err(Stopped::Failure(
+                Failure::new(
+                    "order",
+                    format!(
+                        "the order topic has a gap in lane {lane}: row {} was expected, {} came",
+                        recovered.sequence, record.sequence.0
+                    ),
+                )
+                .cure("put back the checkpoints of state.url, or keep the order topic for longer than state.interval"),
+            ));
+        }
+        let Some(mut events) = runs.read(&record.runs)? else {
+            return Ok(());
+        };
+        events.sequence = Sequence(recovered.sequence);
+        recovered.sequence += events.len() as u64;
+        // Exactly once, a record of the order is there only if what was made of it is, too.
+        let mut quiet = true;
+        for run in &record.runs {
+            let done = committed.next(&run.topic, run.partition);
+            quiet &= self.exactly_once() || done.is_some_and(|next| run.range.next <= next);
+            move_on(
+                &mut recovered.next,
+                &run.topic,
+                run.partition,
+                run.range.next,
+            );
+        }
+        self.metrics.restored(events.len());
+        self.health.heartbeat();
+        let work = Work {
+            lane,
+            events,
+            // A rung changes a score and never the state.
+            rung: if quiet { Rung::Rules } else { record.rung },
+            backlog: record.backlog,
+            quiet,
+            mark: None,
+            permit: None,
+        };
+        match feeder.send(Input::Batch(work)) {
+            true => Ok(()),
+            false => Err(Stopped::Over),
+        }
+    }
+}
+
+/// Moves a partition's next offset forward, never back.
+fn move_on(offsets: &mut Offsets, topic: &str, partition: Partition, next: Offset) {
+    if offsets
+        .next(topic, partition)
+        .is_none_or(|known| known < next)
+    {
+        offsets.set(topic.into(), partition, next);
+    }
+}
+
+/// Whether state made by `before` is state of `now`: the broker, the policy, the deadline and the
+/// output may have changed, what is folded may not.
+fn same_state(before: &Versions, now: &Versions) -> Result<(), Failure> {
+    let differs = [
+        ("pipeline.yaml", &before.pipeline, &now.pipeline),
+        ("features.sql", &before.features, &now.features),
+        ("the model", &before.model, &now.model),
+    ]
+    .into_iter()
+    .find(|(_, before, now)| before != now);
+    match differs {
+        None => Ok(()),
+        Some((what, before, now)) => Err(Failure::new(
+            "checkpoint",
+            format!(
+                "the state was folded with another version of {what} ({} then, {} now)",
+                short(before),
+                short(now)
+            ),
+        )
+        .cure("put it back as it was; or serve the new version as a pipeline folder of another name, with --history to give it its past")),
+    }
+}
+
+fn short(hash: &str) -> &str {
+    &hash[..hash.len().min(12)]
+}

@@ -294,15 +294,23 @@ fn status_of(error: &str) -> u32 {
 }
 
 fn said(error: &SRCError) -> String {
-    match error
+    let raw = error
         .source()
-        .and_then(|source| source.downcast_ref::<RawError>())
-    {
+        .and_then(|source| source.downcast_ref::<RawError>());
+    match raw {
         Some(raw) if raw.error_code != 0 => format!("{} ({})", raw.message, raw.error_code),
         Some(_) => error.error.clone(),
-        None => match &error.cause {
-            Some(cause) => format!("{}: {cause}", error.error),
-            None => error.error.clone(),
-        },
+        None => {
+            // The innermost says why: that the connection was refused, and not that a request
+            // failed.
+            let mut innermost = error.source();
+            while let Some(inner) = innermost.and_then(|error| error.source()) {
+                innermost = Some(inner);
+            }
+            match innermost {
+                Some(innermost) => format!("{}: {innermost}", error.error),
+                None => error.error.clone(),
+            }
+        }
     }
 }

@@ -730,6 +730,13 @@ fn a_registry_that_does_not_answer_is_no_record_s_fault() {
     assert!(matches!(&error, IngestError::Registry { url, cure, .. }
         if *url == registry.url && cure.contains("nothing")));
     assert!(error.to_string().contains(&registry.url), "{error}");
+    let nobody = RegistryOptions {
+        give_up_after: Duration::ZERO,
+        ..RegistryOptions::new("http://127.0.0.1:1")
+    };
+    let nobody = decoder(Format::Avro(nobody)).decode(&[Some(&record)], &[]);
+    let error = nobody.unwrap_err().to_string();
+    assert!(error.contains("refused"), "{error}");
     // The same records, once it answers.
     registry.leave_unanswered(0);
     assert_eq!(decode(&impatient, &[record]).records, [0]);

@@ -101,6 +101,22 @@ pub enum IngestError {
         /// The client's word.
         word: String,
     },
+    /// Topics of different numbers of partitions, where each number is a fold of its own: a key's
+    /// records would be in partitions of different numbers.
+    #[error(
+        "topic {topic} has {partitions} partitions and topic {other} has {others}: what belongs \
+         to one key would come in partitions of different numbers"
+    )]
+    PartitionsDiffer {
+        /// The first topic.
+        topic: String,
+        /// Its partitions.
+        partitions: i32,
+        /// Another topic.
+        other: String,
+        /// Its partitions.
+        others: i32,
+    },
     /// Records that must be read again, and that the broker does not have.
     #[error(
         "{topic}/{partition} does not hold the records [{from}, {next}) that are to be read from \

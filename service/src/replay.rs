@@ -318,6 +318,10 @@ pub fn input_failure(e: IngestError) -> Failure {
         ),
         IngestError::Registry { cure, .. } => (None, *cure),
         IngestError::Kafka { trouble, .. } => (None, kafka_cure(*trouble)),
+        IngestError::PartitionsDiffer { .. } => (
+            None,
+            "create the topics with as many partitions each, and key their records alike",
+        ),
         IngestError::NotHeld { .. } => (
             None,
             "keep the topic's records for longer (retention.ms) than the pipeline may be down; \

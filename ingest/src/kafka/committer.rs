@@ -12,7 +12,7 @@ use super::options::TopicPartition;
 use crate::IngestError;
 
 /// A source's membership of its group, for whoever commits. The membership lasts until the
-/// source and all of these are dropped.
+/// source and all of these are dropped: a `before_revoke` that holds one would keep it for ever.
 #[derive(Clone)]
 pub struct Committer {
     consumer: Arc<BaseConsumer<Group>>,

@@ -1,4 +1,9 @@
 //! Membership of a consumer group: what rebalances do, and what is said of them.
+//!
+//! Cooperative-sticky, the only strategy that leaves alone what need not move, balances the
+//! partitions of all topics together: payments may go to one member, their labels to another.
+//! Where a lane needs one partition of every topic, the group therefore shares out those of the
+//! first topic only, and whoever gets one takes the same number of the other topics with it.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,9 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, ConsumerContext, Rebalance};
-use rdkafka::error::KafkaError;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::types::RDKafkaRespErr;
 use sanderling_schemas::Partition;
 
 use super::broker::Words;
@@ -18,17 +24,20 @@ use crate::source::SourceEvent;
 /// Hears of rebalances, inside the consumer's poll.
 pub(super) struct Group {
     pub words: Words,
+    /// Topics whose partitions go with those of the same number that the group shares out.
+    followers: Vec<String>,
     before_revoke: Option<BeforeRevoke>,
     consumer: OnceLock<Weak<BaseConsumer<Group>>>,
-    events: Mutex<VecDeque<SourceEvent>>,
+    events: Mutex<VecDeque<KafkaResult<SourceEvent>>>,
     joined: AtomicBool,
     leaving: AtomicBool,
 }
 
 impl Group {
-    pub(super) fn new(before_revoke: Option<BeforeRevoke>) -> Self {
+    pub(super) fn new(followers: Vec<String>, before_revoke: Option<BeforeRevoke>) -> Self {
         Self {
             words: Words::default(),
+            followers,
             before_revoke,
             consumer: OnceLock::new(),
             events: Mutex::default(),
@@ -44,7 +53,7 @@ impl Group {
     }
 
     /// What happened since it was last taken.
-    pub(super) fn events(&self) -> MutexGuard<'_, VecDeque<SourceEvent>> {
+    pub(super) fn events(&self) -> MutexGuard<'_, VecDeque<KafkaResult<SourceEvent>>> {
         self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -70,43 +79,56 @@ impl ClientContext for Group {
 }
 
 impl ConsumerContext for Group {
-    fn pre_rebalance(&self, _consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        match rebalance {
-            // A partition's queue is set apart before anything can come into the common one. It
-            // stays so when the handle is dropped.
-            Rebalance::Assign(list) => {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        code: RDKafkaRespErr,
+        list: &mut TopicPartitionList,
+    ) {
+        for (_, partition) in partitions(list) {
+            for topic in &self.followers {
+                list.add_partition(topic, partition.0);
+            }
+        }
+        let cooperative = matches!(
+            consumer.rebalance_protocol(),
+            RebalanceProtocol::Cooperative
+        );
+        let all = partitions(list);
+        let done = match code {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                self.joined.store(true, Ordering::Release);
+                // A partition's queue is set apart before anything can come into the common one.
+                // It stays so when the handle is dropped.
                 if let Some(consumer) = self.consumer.get().and_then(Weak::upgrade) {
-                    for element in list.elements() {
-                        drop(consumer.split_partition_queue(element.topic(), element.partition()));
+                    for (topic, partition) in &all {
+                        drop(consumer.split_partition_queue(topic, partition.0));
                     }
                 }
+                let done = match cooperative {
+                    true => consumer.incremental_assign(list),
+                    false => consumer.assign(list),
+                };
+                done.map(|()| SourceEvent::Assigned(all))
             }
-            Rebalance::Revoke(list) if list.count() > 0 => {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => {
                 if let Some(before) = &self.before_revoke
+                    && !all.is_empty()
                     && !self.leaving.load(Ordering::Acquire)
                 {
-                    before(&partitions(list));
+                    before(&all);
                 }
+                let done = match cooperative {
+                    true => consumer.incremental_unassign(list),
+                    false => consumer.unassign(),
+                };
+                done.map(|()| SourceEvent::Revoked(all))
             }
-            Rebalance::Revoke(_) | Rebalance::Error(_) => {}
-        }
-    }
-
-    fn post_rebalance(&self, _consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        match rebalance {
-            Rebalance::Assign(list) => {
-                self.joined.store(true, Ordering::Release);
-                if list.count() > 0 {
-                    let event = SourceEvent::Assigned(partitions(list));
-                    self.events().push_back(event);
-                }
-            }
-            Rebalance::Revoke(list) if list.count() > 0 => {
-                let event = SourceEvent::Revoked(partitions(list));
-                self.events().push_back(event);
-            }
-            Rebalance::Revoke(_) => {}
-            Rebalance::Error(error) => tracing::warn!(%error, "a rebalance failed"),
+            _ => Err(KafkaError::Rebalance(RDKafkaErrorCode::from(code))),
+        };
+        match &done {
+            Ok(SourceEvent::Assigned(all) | SourceEvent::Revoked(all)) if all.is_empty() => {}
+            _ => self.events().push_back(done),
         }
     }
 }

@@ -39,8 +39,8 @@ pub struct KafkaOptions {
     pub first_sequence: u64,
     /// Newly assigned partitions bring nothing before [`crate::KafkaSource::begin`].
     pub hold: bool,
-    /// A batch has records of one partition number only, whichever their topics; sequences are
-    /// the caller's to set.
+    /// A batch has records of one partition number only, whichever their topics, and this member
+    /// has that number of every topic; sequences are the caller's to set.
     pub lanes: bool,
     /// Called inside `next`, before partitions are given up. While it runs the group waits, and
     /// what was read of them can still be committed. Not called when the source is dropped.

@@ -55,7 +55,8 @@ pub struct KafkaSource {
 impl KafkaSource {
     /// Subscribes to the topics of `streams`. Fails if a stream has no topic, or if the client
     /// refuses its settings; a broker that cannot be reached shows in
-    /// [`KafkaSource::check_topics`].
+    /// [`KafkaSource::check_topics`]. With `lanes` and several topics the broker is asked at once:
+    /// all must have as many partitions as the first.
     pub fn new(
         relation: Arc<Relation>,
         streams: &[StreamSpec],
@@ -77,7 +78,13 @@ impl KafkaSource {
             own.push(("group.instance.id", instance));
             own.push(("client.id", instance));
         }
-        let group = Group::new(options.before_revoke.clone());
+        let (mut subscribed, mut followers) = (topics.names(), Vec::new());
+        if options.lanes && subscribed.len() > 1 {
+            check_alike(&broker, &subscribed)?;
+            followers = subscribed.split_off(1);
+        }
+        let followers = followers.into_iter().map(String::from).collect();
+        let group = Group::new(followers, options.before_revoke.clone());
         let fixed = [("group.id", options.group.as_str())];
         let mut consumer = broker.consumer(&own, &fixed, group)?;
         let wake = Arc::new(Wake::default());
@@ -86,7 +93,7 @@ impl KafkaSource {
         let consumer = Arc::new(consumer);
         consumer.context().know(&consumer);
         consumer
-            .subscribe(&topics.names())
+            .subscribe(&subscribed)
             .map_err(|error| broker.failed("subscribing", &error))?;
         Ok(Self {
             topics,
@@ -229,6 +236,7 @@ impl KafkaSource {
                 return Ok(());
             }
             for event in events {
+                let event = event.map_err(|error| self.broker.failed("rebalancing", &error))?;
                 match &event {
                     SourceEvent::Assigned(partitions) => self.assigned(partitions)?,
                     SourceEvent::Revoked(partitions) => self.revoked(partitions),
@@ -320,6 +328,24 @@ impl KafkaSource {
         self.accepted += batch.len() as u64;
         SourceEvent::Batch(batch)
     }
+}
+
+/// Fails unless all topics have as many partitions as the first.
+fn check_alike(broker: &Broker, topics: &[&str]) -> Result<(), IngestError> {
+    let probe = Probe::new(broker)?;
+    let partitions = probe.partitions(topics[0])?;
+    for topic in &topics[1..] {
+        let others = probe.partitions(topic)?;
+        if others != partitions {
+            return Err(IngestError::PartitionsDiffer {
+                topic: topics[0].into(),
+                partitions,
+                other: (*topic).into(),
+                others,
+            });
+        }
+    }
+    Ok(())
 }
 
 impl EventSource for KafkaSource {

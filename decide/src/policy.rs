@@ -100,6 +100,8 @@ pub struct Policy {
     /// Features, then `probability` and `score`.
     schema: SchemaRef,
     codes: ReasonCodes,
+    /// What is wrong with a model whose score is no log-odds.
+    misfit: Option<PolicyError>,
     version: Arc<str>,
     declared_versions: (u32, u32),
 }
@@ -196,6 +198,13 @@ impl Policy {
             conditions,
             schema,
             codes,
+            misfit: (!file.thresholds.is_empty()).then(|| {
+                source.fault_of_key(
+                    "thresholds",
+                    "thresholds are probabilities, and this model's score is none",
+                    "write score_thresholds, on the scale of the model's own score",
+                )
+            }),
             version: hex::encode(hash.finalize()).into(),
             declared_versions: (file.version, codes_version),
         })
@@ -211,9 +220,11 @@ impl Policy {
         self.declared_versions
     }
 
-    /// Checks that whatever the model can attribute a score to can be put in words: every group has
-    /// a code that holds always. Codes of other groups are allowed, for a model without them.
-    pub fn validate(&self, groups: &[String]) -> Result<(), PolicyError> {
+    /// Checks that a model fits, whose scores mean `output`: thresholds are on its scale, and
+    /// whatever it can attribute a score to can be put in words, since every group has a code that
+    /// holds always. Codes of other groups are allowed, for a model without them.
+    pub fn validate(&self, output: Output, groups: &[String]) -> Result<(), PolicyError> {
+        self.fits(output)?;
         match self.codes.group_without_words(groups) {
             None => Ok(()),
             Some(group) => Err(PolicyError {
@@ -242,11 +253,7 @@ impl Policy {
                 features.num_rows()
             )));
         }
-        if scores.output != Output::LogOdds && !self.thresholds.is_empty() {
-            return Err(self.unfit(
-                "thresholds are probabilities, and this model's score is none".to_string(),
-            ));
-        }
+        self.fits(scores.output)?;
         if let Some(row) = scores.scores.iter().position(|s| s.is_nan()) {
             return Err(self.unfit(format!("the score of row {row} is not a number")));
         }
@@ -287,6 +294,13 @@ impl Policy {
         features: &FeatureRow,
     ) -> Result<Vec<Reason>, PolicyError> {
         self.codes.reasons(attribution, features)
+    }
+
+    fn fits(&self, output: Output) -> Result<(), PolicyError> {
+        match &self.misfit {
+            Some(misfit) if output != Output::LogOdds => Err(misfit.clone()),
+            _ => Ok(()),
+        }
     }
 
     fn by_threshold(&self, output: Output, rung: Rung, score: f64) -> Action {

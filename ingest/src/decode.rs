@@ -242,21 +242,23 @@ impl Decoder {
         self.targets.iter().any(|target| target.hash.is_some())
     }
 
-    /// The dead letter of a refused record, `raw`, which came from `event`. Sealed where the
-    /// pipeline says so: whoever makes dead letters makes them here.
+    /// The dead letter of a refused record, `raw`, which came from `event` and had `key`. Sealed
+    /// where the pipeline says so: whoever makes dead letters makes them here.
     pub fn dead_letter(
         &self,
         event: EventId,
         reason: RejectReason,
         detail: String,
         raw: &[u8],
+        key: Option<&[u8]>,
     ) -> DeadLetter {
-        let (raw, sealed) = match &self.spec.seal {
-            Some(key) => {
-                let (raw, sealing) = key.seal(&event, raw);
-                (raw, Some(sealing))
+        let (raw, key, sealed) = match &self.spec.seal {
+            Some(seal) => {
+                let (raw, sealing) = seal.seal(&event, raw);
+                let key = key.map(|key| seal.seal_key(&event, key));
+                (raw, key, Some(sealing))
             }
-            None => (raw.to_vec(), None),
+            None => (raw.to_vec(), key.map(<[u8]>::to_vec), None),
         };
         DeadLetter {
             event,
@@ -264,6 +266,7 @@ impl Decoder {
             detail,
             raw,
             sealed,
+            key,
         }
     }
 

@@ -224,7 +224,7 @@ impl RecordedFile {
                 let event = refusal.recorded;
                 let event = event.unwrap_or_else(|| self.file_id(first, refusal.record));
                 let (reason, detail) = (refusal.reason, refusal.detail);
-                let letter = self.decoder.dead_letter(event, reason, detail, &raw);
+                let letter = self.decoder.dead_letter(event, reason, detail, &raw, None);
                 (refusal.record, letter)
             })
             .collect();

@@ -3,8 +3,9 @@
 //!
 //! AES-256-GCM with a fresh random nonce of 12 bytes, which stands before the ciphertext; the
 //! associated data is the event's id (`topic/partition/offset`), so that a letter cannot be given
-//! another's bytes. `dlq requeue` reads the key of `dead_letter_key_file` with [`SealKey::read`]
-//! and calls [`SealKey::open`] with the letter's event and the bytes of its `raw_base64`.
+//! another's bytes; for the record's key, the id and `/key`. `dlq requeue` reads the key of
+//! `dead_letter_key_file` with [`SealKey::read`] and calls [`SealKey::open`] with the letter's event
+//! and the bytes of its `raw_base64`.
 
 use std::fmt;
 use std::path::Path;
@@ -65,22 +66,19 @@ impl SealKey {
 
     /// Seals the record of `event`: nonce and ciphertext, and what may be known of the record.
     pub(crate) fn seal(&self, event: &EventId, raw: &[u8]) -> (Vec<u8>, Sealing) {
-        let nonce = Aes256Gcm::generate_nonce(&mut OsRng);
-        let id = event.to_string();
         let kept = &raw[..raw.len().min(PLAIN_BYTES_MAX)];
-        let payload = Payload {
-            msg: kept,
-            aad: id.as_bytes(),
-        };
-        let sealed = self.0.cipher.encrypt(&nonce, payload);
-        let sealed = sealed.expect("the cipher takes what is far below its 64 GiB");
         let mut digest = self.0.digest.clone();
         digest.update(raw);
         let sealing = Sealing {
             raw_hmac: hex::encode(digest.finalize().into_bytes()),
             truncated: kept.len() < raw.len(),
         };
-        ([nonce.as_slice(), &sealed].concat(), sealing)
+        (self.encrypt(&event.to_string(), kept), sealing)
+    }
+
+    /// Seals the key of the record of `event`, which may be the identifier itself.
+    pub(crate) fn seal_key(&self, event: &EventId, key: &[u8]) -> Vec<u8> {
+        self.encrypt(&key_id(event), key)
     }
 
     /// The record of `event` that was sealed as `sealed`: nonce, then ciphertext.
@@ -88,11 +86,34 @@ impl SealKey {
     /// # Errors
     /// If they were sealed with another key or for another event, or are not whole.
     pub fn open(&self, event: &EventId, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
+        self.decrypt(&event.to_string(), sealed)
+    }
+
+    /// The key of the record of `event` that was sealed as `sealed`.
+    ///
+    /// # Errors
+    /// As [`SealKey::open`].
+    pub fn open_key(&self, event: &EventId, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
+        self.decrypt(&key_id(event), sealed)
+    }
+
+    /// Nonce and ciphertext of `plain`, bound to `id`.
+    fn encrypt(&self, id: &str, plain: &[u8]) -> Vec<u8> {
+        let nonce = Aes256Gcm::generate_nonce(&mut OsRng);
+        let payload = Payload {
+            msg: plain,
+            aad: id.as_bytes(),
+        };
+        let sealed = self.0.cipher.encrypt(&nonce, payload);
+        let sealed = sealed.expect("the cipher takes what is far below its 64 GiB");
+        [nonce.as_slice(), &sealed].concat()
+    }
+
+    fn decrypt(&self, id: &str, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
         if sealed.len() < NONCE_BYTES + TAG_BYTES {
             return Err(SealError);
         }
         let (nonce, ciphertext) = sealed.split_at(NONCE_BYTES);
-        let id = event.to_string();
         let payload = Payload {
             msg: ciphertext,
             aad: id.as_bytes(),
@@ -100,6 +121,11 @@ impl SealKey {
         let opened = self.0.cipher.decrypt(Nonce::from_slice(nonce), payload);
         opened.map_err(|_| SealError)
     }
+}
+
+/// What a sealed key is bound to, so that a key and a record cannot be taken for each other.
+fn key_id(event: &EventId) -> String {
+    format!("{event}/key")
 }
 
 impl fmt::Debug for SealKey {
@@ -144,6 +170,11 @@ mod tests {
                 .windows(6)
                 .any(|part| raw.windows(6).any(|of| of == part))
         );
+        let sealed_key = key.seal_key(&event(1), b"4000123412341234");
+        let opened = key.open_key(&event(1), &sealed_key).unwrap();
+        assert_eq!(opened, b"4000123412341234");
+        assert_eq!(key.open(&event(1), &sealed_key), Err(SealError));
+        assert_eq!(key.open_key(&event(2), &sealed_key), Err(SealError));
         // Nothing repeats but the digest, which needs the key.
         let (again, same) = key.seal(&event(1), raw);
         assert_ne!(again, sealed);

@@ -83,8 +83,10 @@ pub struct DeadLetter {
     /// The record's bytes; for a row of a table, the row as JSON. If sealed, what only the holder
     /// of the key can open.
     pub raw: Vec<u8>,
-    /// Set if `raw` is sealed.
+    /// Set if `raw` and `key` are sealed.
     pub sealed: Option<Sealing>,
+    /// The record's key, where it had one: whoever puts the record back needs it.
+    pub key: Option<Vec<u8>>,
 }
 
 /// What is known of raw bytes that are sealed.
@@ -99,6 +101,8 @@ pub struct Sealing {
 impl DeadLetter {
     /// Raw bytes kept of a record on a topic: below a broker's usual limit of 1 MiB.
     pub const RAW_BYTES_MAX: usize = 512 << 10;
+    /// A longer key is not kept: with the raw bytes it would be over that limit.
+    pub const KEY_BYTES_MAX: usize = 32 << 10;
 
     /// SHA-256 of the whole record, hex; of a sealed one the keyed hash.
     pub fn raw_sha256(&self) -> String {
@@ -121,10 +125,14 @@ impl DeadLetter {
         }
     }
 
-    /// The wire form, with at most `raw_bytes_max` of the raw bytes.
+    /// The wire form, with at most `raw_bytes_max` of the raw bytes. `key_base64` is there if the
+    /// record had a key.
     pub fn to_json(&self, raw_bytes_max: usize) -> serde_json::Value {
         let (kept, truncated) = self.kept(raw_bytes_max);
-        json!({
+        let base64 = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
+        let key = self.key.as_deref();
+        let kept_key = key.filter(|key| key.len() <= Self::KEY_BYTES_MAX);
+        let mut wire = json!({
             "event": {
                 "topic": self.event.topic,
                 "partition": self.event.partition.0,
@@ -132,10 +140,14 @@ impl DeadLetter {
             },
             "reason": self.reason.as_str(),
             "detail": self.detail,
-            "raw_base64": base64::engine::general_purpose::STANDARD.encode(kept),
+            "raw_base64": base64(kept),
             "raw_sha256": self.raw_sha256(),
-            "truncated": truncated,
+            "truncated": truncated || kept_key.is_none() && key.is_some(),
             "sealed": self.sealed.is_some(),
-        })
+        });
+        if let Some(key) = kept_key {
+            wire["key_base64"] = base64(key).into();
+        }
+        wire
     }
 }

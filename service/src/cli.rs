@@ -9,12 +9,14 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sanderling_ingest::Input;
-use sanderling_schemas::EventTime;
+use sanderling_schemas::{EventId, EventTime, RejectReason};
 use serde::Serialize;
 
+use crate::dlq::{Letters, Selection};
 use crate::failure::Failure;
 use crate::folder::PipelineFolder;
-use crate::{against, demo, evaluate, features, replay, run, simulate, train, validate};
+use crate::log::LogFormat;
+use crate::{against, demo, dlq, evaluate, features, log, replay, run, simulate, train, validate};
 
 /// Streaming risk and anomaly engine: features, scores, explanations and decisions on every event,
 /// and the same answers again on replay.
@@ -26,6 +28,9 @@ struct Cli {
     /// Results and errors as JSON, for machines.
     #[arg(long, global = true)]
     json: bool,
+    /// Lines of the log on stderr; RUST_LOG says which.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    log_format: LogFormat,
 }
 
 #[derive(Subcommand)]
@@ -46,6 +51,20 @@ enum Command {
     Validate(ValidateArgs),
     /// A seeded stream with planted frauds.
     Simulate(SimulateArgs),
+    /// Refused records: list, show, and put back.
+    #[command(subcommand)]
+    Dlq(DlqCommand),
+}
+
+impl Command {
+    /// From which level on a command logs: a service tells what it does, the others only what
+    /// should not be.
+    fn log_level(&self) -> &'static str {
+        match self {
+            Command::Run(_) => "info",
+            _ => "warn",
+        }
+    }
 }
 
 /// Which pipeline.
@@ -281,6 +300,114 @@ struct ValidateArgs {
     pipeline: PipelineArgs,
 }
 
+#[derive(Subcommand)]
+enum DlqCommand {
+    /// The letters, one a line.
+    List(DlqListArgs),
+    /// One letter with its bytes.
+    Show(DlqShowArgs),
+    /// Put records back on the topics they came from, each once.
+    Requeue(DlqRequeueArgs),
+}
+
+/// Which letters.
+#[derive(Args)]
+struct SelectionArgs {
+    /// Refused for this reason.
+    #[arg(long, value_parser = reason)]
+    reason: Option<RejectReason>,
+    /// Of this topic.
+    #[arg(long)]
+    topic: Option<String>,
+    /// Of this partition.
+    #[arg(long)]
+    partition: Option<i32>,
+    /// From this offset of the refused record on.
+    #[arg(long, value_name = "OFFSET")]
+    from: Option<i64>,
+    /// Before this offset of the refused record.
+    #[arg(long, value_name = "OFFSET")]
+    to: Option<i64>,
+}
+
+impl SelectionArgs {
+    fn selection(&self, events: &[EventId]) -> Selection {
+        Selection {
+            events: events.to_vec(),
+            reason: self.reason,
+            topic: self.topic.clone(),
+            partition: self.partition,
+            from: self.from,
+            to: self.to,
+        }
+    }
+}
+
+fn letters(input: &Option<PathBuf>) -> Letters {
+    match input {
+        None => Letters::Topic,
+        Some(folder) => Letters::Folder(folder.clone()),
+    }
+}
+
+fn reason(text: &str) -> Result<RejectReason, String> {
+    let known = RejectReason::ALL.map(RejectReason::as_str);
+    RejectReason::ALL
+        .into_iter()
+        .find(|reason| reason.as_str() == text)
+        .ok_or_else(|| format!("write one of {}", known.join(", ")))
+}
+
+fn event_id(text: &str) -> Result<EventId, String> {
+    dlq::parse_event_id(text).ok_or_else(|| "write topic/partition/offset".into())
+}
+
+#[derive(Args)]
+struct DlqListArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    #[command(flatten)]
+    selection: SelectionArgs,
+    /// The folder of a replay instead of the topic.
+    #[arg(long, value_name = "DIR")]
+    input: Option<PathBuf>,
+    /// Letters at most.
+    #[arg(long, default_value_t = 100)]
+    limit: usize,
+}
+
+#[derive(Args)]
+struct DlqShowArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    /// The letter: topic/partition/offset of the refused record.
+    #[arg(value_parser = event_id, value_name = "ID")]
+    event: EventId,
+    /// The folder of a replay instead of the topic.
+    #[arg(long, value_name = "DIR")]
+    input: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct DlqRequeueArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    /// These letters: topic/partition/offset of the refused records.
+    #[arg(value_parser = event_id, value_name = "ID")]
+    events: Vec<EventId>,
+    #[command(flatten)]
+    selection: SelectionArgs,
+    /// All letters, where nothing else says which.
+    #[arg(long)]
+    all: bool,
+    /// Say what would be put back, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Also records of which only the beginning is kept.
+    #[arg(long)]
+    truncated: bool,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum SimulatedStream {
     /// Cards, terminals and devices, with three kinds of fraud.
@@ -332,14 +459,8 @@ pub fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("SANDERLING_LOG")
-                .unwrap_or_else(|_| "warn".into()),
-        )
-        .init();
-    match answer(&cli) {
+    let begun = log::init(cli.log_format, cli.command.log_level());
+    match begun.map_err(|e| vec![e]).and_then(|()| answer(&cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failures) => {
             let code = failures.iter().map(Failure::exit_code).max().unwrap_or(1);
@@ -375,20 +496,18 @@ fn answer(cli: &Cli) -> Result<(), Vec<Failure>> {
             let shown = demo::demo(&options).map_err(one)?;
             show(cli.json, &shown, || shown.to_string()).map_err(one)
         }
-        Command::Run(args) => (|| {
-            let folder = args.pipeline.open()?;
+        Command::Run(args) => {
+            let folder = args.pipeline.open().map_err(one)?;
+            folder.check_run()?;
             let history = args.history.as_deref().unwrap_or_default();
-            let summary = run::run(
-                &folder,
-                &run::RunOptions {
-                    instance: args.instance.clone(),
-                    history: files(&folder, history)?,
-                    threads: args.threads as usize,
-                },
-            )?;
-            show(cli.json, &summary, || summary.to_string())
-        })()
-        .map_err(one),
+            let options = run::RunOptions {
+                instance: args.instance.clone(),
+                history: files(&folder, history).map_err(one)?,
+                threads: args.threads as usize,
+            };
+            let summary = run::run(&folder, &options).map_err(one)?;
+            show(cli.json, &summary, || summary.to_string()).map_err(one)
+        }
         Command::Replay(args) => (|| {
             let folder = args.pipeline.open()?;
             let summary = replay::replay(
@@ -476,6 +595,40 @@ fn answer(cli: &Cli) -> Result<(), Vec<Failure>> {
             })
             .map_err(one)?;
             show(cli.json, &simulated, || simulated.to_string()).map_err(one)
+        }
+        Command::Dlq(command) => dead_letters(command, cli.json).map_err(one),
+    }
+}
+
+fn dead_letters(command: &DlqCommand, json: bool) -> Result<(), Failure> {
+    match command {
+        DlqCommand::List(args) => {
+            let folder = args.pipeline.open()?;
+            let selection = args.selection.selection(&[]);
+            let listing = dlq::list(&folder, &letters(&args.input), &selection, args.limit)?;
+            show(json, &listing, || listing.to_string())
+        }
+        DlqCommand::Show(args) => {
+            let folder = args.pipeline.open()?;
+            let shown = dlq::show(&folder, &letters(&args.input), &args.event)?;
+            show(json, &shown, || shown.to_string())
+        }
+        DlqCommand::Requeue(args) => {
+            let selection = args.selection.selection(&args.events);
+            if !args.all && selection == Selection::default() {
+                return Err(Failure::usage("requeue: nothing says which letters")
+                    .cure("name their ids, or --reason, --topic, --from, --to; or --all"));
+            }
+            let folder = args.pipeline.open()?;
+            let requeued = dlq::requeue(
+                &folder,
+                &dlq::RequeueOptions {
+                    selection,
+                    dry_run: args.dry_run,
+                    truncated: args.truncated,
+                },
+            )?;
+            show(json, &requeued, || requeued.to_string())
         }
     }
 }

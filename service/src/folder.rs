@@ -13,7 +13,7 @@ use sanderling_scoring::{Scorer, ScoringError, ServedModel};
 use sha2::{Digest, Sha256};
 
 use crate::failure::{Failure, io_failure};
-use crate::resolve::resolve;
+use crate::resolve::{check_run, resolve};
 use crate::settings::{Framing, Settings};
 
 /// A folder whose `pipeline.yaml` makes sense.
@@ -37,6 +37,8 @@ pub struct PipelineFolder {
     pub sql: String,
     /// Hash of what in the settings can change a decision.
     pub version: Arc<str>,
+    /// Text of `pipeline.yaml`, for the places of faults.
+    text: String,
     model: Option<PathBuf>,
 }
 
@@ -73,8 +75,17 @@ impl PipelineFolder {
             label_file: resolved.label_file,
             registry: resolved.registry,
             sql,
+            text,
             model: model.map(Path::to_path_buf),
         })
+    }
+
+    /// What `run` needs beyond what every command does.
+    ///
+    /// # Errors
+    /// Every fault found.
+    pub fn check_run(&self) -> Result<(), Vec<Failure>> {
+        check_run(&self.path.join("pipeline.yaml"), &self.text, &self.settings)
     }
 
     /// The engine for its features, with empty state.

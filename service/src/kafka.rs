@@ -4,14 +4,20 @@
 
 mod embedded;
 mod encoder;
+mod properties;
 mod reader;
+mod requeuer;
+mod scan;
 mod sink;
 mod transactions;
 mod writer;
 
 pub use embedded::EmbeddedBroker;
 pub use encoder::DecisionEncoder;
+pub use properties::{PropertyFault, check_properties};
 pub use reader::{DecisionReader, Received};
+pub use requeuer::{REQUEUED_FROM_HEADER, Requeuer};
+pub use scan::{Scanned, check_readable, scan};
 pub use sink::{Commit, KafkaSink};
 pub use transactions::Transactions;
 pub use writer::TopicWriter;

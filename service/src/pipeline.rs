@@ -126,7 +126,7 @@ impl Judge {
         let policy = folder.policy(unseen.schema())?;
         let groups: Vec<String> = model.groups().iter().map(|g| g.name.clone()).collect();
         policy
-            .validate(&groups)
+            .validate(model.output(), &groups)
             .map_err(|e| folder.policy_failure(&e))?;
         let versions = Versions {
             engine: env!("CARGO_PKG_VERSION").into(),

@@ -4,6 +4,7 @@
 
 mod formats;
 mod identifiers;
+mod serving;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +18,8 @@ use sanderling_schemas::{Entity, LabelColumns, Relation, Stream};
 
 use crate::failure::Failure;
 use crate::settings::{self, Beyond, EntityState, Settings};
+
+pub use serving::check_run;
 
 /// What resolving gives.
 pub struct Resolved {
@@ -155,6 +158,7 @@ impl Resolver<'_> {
         self.duration(&["state", "interval"], &settings.state.interval);
         self.partitioned_entities(settings);
         self.hashed_columns(settings);
+        self.serving(settings);
         if !self.faults.is_empty() {
             return Err(self.faults);
         }

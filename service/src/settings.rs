@@ -2,8 +2,12 @@
 //!
 //! Settings come from the file, then from `SANDERLING__SECTION__KEY` in the environment, then from
 //! `--set path=value`; the last word wins. Unknown keys are refused with their place.
+//!
+//! A property of the Kafka client may be a password: it is never shown, neither in an error nor by
+//! `Debug`, and is best kept out of the file (`overrides.rs`).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_yaml_ng::Value;
 
 use crate::failure::{Failure, io_failure};
+use crate::overrides::{self, Override};
 
 /// A map that keeps the order of the file: the first entity is the one that events belong to.
 #[derive(Debug, Clone)]
@@ -120,12 +125,13 @@ pub struct Settings {
 }
 
 /// `kafka:`
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct KafkaSettings {
     /// Bootstrap servers.
     pub brokers: String,
-    /// Passed to librdkafka as they are.
+    /// Passed to librdkafka as they are. Some are secrets: none is ever written anywhere.
+    #[serde(deserialize_with = "properties", skip_serializing)]
     pub properties: BTreeMap<String, String>,
     /// Time between two commits of a transaction, milliseconds: shorter costs the broker more,
     /// longer lets readers wait.
@@ -146,6 +152,38 @@ pub struct RegistrySettings {
     /// File that holds the user's password.
     #[serde(default)]
     pub password_file: Option<PathBuf>,
+}
+
+impl fmt::Debug for KafkaSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&String> = self.properties.keys().collect();
+        f.debug_struct("KafkaSettings")
+            .field("brokers", &self.brokers)
+            .field("properties", &names)
+            .field("registry", &self.registry)
+            .finish()
+    }
+}
+
+/// Properties as text. What YAML takes for a number or a boolean is fine where its text is certain;
+/// a refusal never repeats the value.
+fn properties<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, String>, D::Error> {
+    let values: BTreeMap<String, Value> = BTreeMap::deserialize(deserializer)?;
+    values
+        .into_iter()
+        .map(|(name, value)| match value {
+            Value::String(text) => Ok((name, text)),
+            Value::Bool(truth) => Ok((name, truth.to_string())),
+            Value::Number(number) if number.is_i64() || number.is_u64() => {
+                Ok((name, number.to_string()))
+            }
+            _ => Err(serde::de::Error::custom(format!(
+                "the value of the property `{name}` is not a text: write it in quotes"
+            ))),
+        })
+        .collect()
 }
 
 /// One of `streams:`
@@ -381,6 +419,13 @@ pub struct OutputSettings {
     pub format: OutputFormat,
 }
 
+impl OutputSettings {
+    /// The pipeline is meant to write to topics.
+    pub fn names_a_topic(&self) -> bool {
+        self.decisions.is_some() || self.dead_letters.is_some() || self.order.is_some()
+    }
+}
+
 /// `health:`
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -460,53 +505,38 @@ impl Settings {
                 .at(line, column)
                 .cure("compare with pipelines/card-fraud/pipeline.yaml; the message names the keys that are known")
         })?;
-        let overrides = overrides(sets)?;
+        let overrides = overrides::all(sets)?;
         if overrides.is_empty() {
             return Ok((settings, text));
         }
         let mut value: Value = serde_yaml_ng::from_str(&text)
             .map_err(|e| Failure::new("config", e.to_string()).in_file(file))?;
-        for (origin, path, new) in &overrides {
-            set(&mut value, path, new.clone()).map_err(|at| {
+        let mut settings = settings;
+        for Override {
+            origin,
+            path,
+            value: new,
+            hidden,
+        } in overrides
+        {
+            set(&mut value, &path, new).map_err(|at| {
                 Failure::usage(format!(
                     "{origin}: `{at}` is not a section of {}",
                     file.display()
                 ))
                 .cure("write the path of the key with dots, for example --set state.interval=10s")
             })?;
-            serde_yaml_ng::from_value::<Settings>(value.clone()).map_err(|e| {
-                Failure::usage(format!("{origin}: {e}")).cure("give the key a value of its kind")
+            settings = serde_yaml_ng::from_value(value.clone()).map_err(|e| {
+                let message = match hidden {
+                    false => e.to_string(),
+                    true => "there is no such key, or its value is of another kind".into(),
+                };
+                Failure::usage(format!("{origin}: {message}"))
+                    .cure("give the key a value of its kind")
             })?;
         }
-        let settings = serde_yaml_ng::from_value(value)
-            .map_err(|e| Failure::usage(format!("settings do not fit together: {e}")))?;
         Ok((settings, text))
     }
-}
-
-/// An override: where it came from, the key's path, the value.
-type Override = (String, Vec<String>, Value);
-
-fn overrides(sets: &[String]) -> Result<Vec<Override>, Failure> {
-    let scalar = |text: &str| serde_yaml_ng::from_str(text).unwrap_or(Value::String(text.into()));
-    let mut all = Vec::new();
-    let mut environment: Vec<(String, String)> = std::env::vars()
-        .filter(|(name, _)| name.starts_with("SANDERLING__"))
-        .collect();
-    environment.sort();
-    for (name, value) in environment {
-        let path = name.split("__").skip(1).map(str::to_lowercase).collect();
-        all.push((name, path, scalar(&value)));
-    }
-    for set in sets {
-        let Some((path, value)) = set.split_once('=') else {
-            return Err(Failure::usage(format!("--set {set}: no `=`"))
-                .cure("write --set path=value, for example --set state.interval=10s"));
-        };
-        let keys = path.split('.').map(str::to_string).collect();
-        all.push((format!("--set {path}"), keys, scalar(value)));
-    }
-    Ok(all)
 }
 
 /// Sets a key, making sections on the way; the error names the part of the path that holds a value.
@@ -552,5 +582,25 @@ mod tests {
             set(&mut root, &path("version.major"), 1.into()),
             Err("version".into())
         );
+    }
+
+    #[test]
+    fn a_property_is_text_and_is_never_shown() {
+        let kafka = |text: &str| serde_yaml_ng::from_str::<KafkaSettings>(text);
+        let text = "properties: {sasl.password: hunter2, ssl.ca.location: 7, a: false}";
+        let settings = kafka(text).unwrap();
+        assert_eq!(settings.properties["sasl.password"], "hunter2");
+        assert_eq!(settings.properties["ssl.ca.location"], "7");
+        assert_eq!(settings.properties["a"], "false");
+        let shown = format!("{settings:?}{}", serde_json::to_string(&settings).unwrap());
+        assert!(shown.contains("sasl.password"), "{shown}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+        // What is not text is refused without being repeated.
+        for value in ["4.25e1", "[4.25e1]", "{b: 4.25e1}", ""] {
+            let refused = kafka(&format!("properties: {{sasl.password: {value}}}"));
+            let message = refused.unwrap_err().to_string();
+            assert!(message.contains("sasl.password"), "{message}");
+            assert!(!message.contains("42"), "{message}");
+        }
     }
 }

@@ -567,6 +567,7 @@ mod tests {
             detail: "amount is NaN".into(),
             raw: b"{\"card_id\":\"4000123412341234\"}".to_vec(),
             sealed: None,
+            key: Some(b"4000123412341234".to_vec()),
         };
         metrics.rejected(&[letter]);
         metrics.stage(Stage::Commit, Duration::from_millis(4));

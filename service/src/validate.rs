@@ -88,19 +88,28 @@ pub fn validate(path: &Path, sets: &[String], model: Option<&Path>) -> Result<Va
         None => None,
     };
     let mut model_hash = None;
+    // Before there is a model, the settings say what it will give.
+    let mut output = folder.settings.model.output;
+    let mut groups: Vec<String> = Vec::new();
     if model.is_some() || folder.model_path().exists() {
         match folder.model(schema) {
             Ok(model) => {
                 model_hash = Some(model.hash().to_string());
-                let groups: Vec<String> = model.groups().iter().map(|g| g.name.clone()).collect();
-                if let Some(policy) = &policy
-                    && let Err(e) = policy.validate(&groups)
-                {
-                    faults.push(folder.policy_failure(&e));
-                }
+                output = model.output();
+                groups = model.groups().iter().map(|g| g.name.clone()).collect();
             }
             Err(fault) => faults.push(fault),
         }
+    }
+    if let Some(policy) = &policy
+        && let Err(e) = policy.validate(output, &groups)
+    {
+        faults.push(folder.policy_failure(&e));
+    }
+    if folder.settings.output.names_a_topic()
+        && let Err(more) = folder.check_run()
+    {
+        faults.extend(more);
     }
     if !faults.is_empty() {
         return Err(faults);

@@ -163,6 +163,41 @@ fn a_fault_in_a_pipelines_folder_has_its_place() {
             "version 2",
         ),
         (
+            "config",
+            "pipeline.yaml",
+            "deadline_ms: 50",
+            "deadline_ms: 0",
+            "0 ms",
+        ),
+        (
+            "config",
+            "pipeline.yaml",
+            "delivery: at_least_once",
+            "delivery: at_most_once",
+            "at_most_once",
+        ),
+        (
+            "config",
+            "pipeline.yaml",
+            "order: payments-order",
+            "order: payments",
+            "streams.transactions.topic",
+        ),
+        (
+            "config",
+            "pipeline.yaml",
+            "file:///var/lib/sanderling",
+            "s3://bucket/sanderling",
+            "s3://bucket",
+        ),
+        (
+            "config",
+            "pipeline.yaml",
+            "decisions: payments-decisions, ",
+            "",
+            "decisions",
+        ),
+        (
             "features",
             "features.sql",
             "ln(1 + amount)",
@@ -222,6 +257,28 @@ fn a_fault_in_a_pipelines_folder_has_its_place() {
         );
         says(first, named);
     }
+}
+
+#[test]
+fn thresholds_must_fit_what_the_model_gives() {
+    let edited = Edited::new("policy.yaml", "thresholds:", "thresholds:");
+    let args = ["validate", edited.path(), "--set", "model.output=forecast"];
+    let refused = failure(&args, 1);
+    assert_eq!(refused["code"], "policy", "{refused}");
+    assert_eq!(refused["line"].as_u64(), Some(edited.line), "{refused}");
+    says(&refused, "probabilities");
+    let cure = refused["cure"].as_str().expect("a cure");
+    assert!(cure.contains("score_thresholds"), "{cure}");
+}
+
+#[test]
+fn exactly_once_needs_the_order() {
+    let edited = Edited::new("pipeline.yaml", "at_least_once", "exactly_once");
+    edited.edit("pipeline.yaml", ", order: payments-order", "");
+    let found = edited.validate();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0]["code"], "config", "{found:?}");
+    says(&found[0], "order");
 }
 
 #[test]

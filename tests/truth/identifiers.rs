@@ -96,7 +96,7 @@ fn replay(pipeline: &Path, model: &Path, input: &Path, out: &Path) -> Finished {
     let replay = replay_of(pipeline, model, input);
     let out = out.to_str().expect("a plain path");
     let mut command = command(&replay.with(&["--out", out, "--set", "state.interval=50ms"]));
-    command.env("SANDERLING_LOG", "debug");
+    command.env("RUST_LOG", "debug");
     finish(command)
 }
 

@@ -15,6 +15,7 @@ mod evaluate;
 mod identifiers;
 mod live;
 mod offline;
+mod operations;
 mod outcome;
 mod random;
 mod sanderling;

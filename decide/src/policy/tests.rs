@@ -110,6 +110,9 @@ fn a_value_has_thresholds_of_its_own() {
             .act(&scores(Output::Value, Rung::Full), &rows())
             .is_err()
     );
+    let misfit = policy.validate(Output::Value, &[]).unwrap_err();
+    assert_eq!((misfit.file, misfit.line), (POLICY_FILE, Some(2)));
+    assert_eq!(policy.validate(Output::LogOdds, &[]), Ok(()));
     assert!(
         policy
             .act(&scores(Output::LogOdds, Rung::Full), &rows().slice(0, 1))
@@ -180,9 +183,10 @@ conditions:
 fn every_group_needs_words() {
     let policy = policy("version: 1\n").unwrap();
     let groups = |names: &[&str]| names.iter().map(|n| n.to_string()).collect::<Vec<_>>();
-    assert_eq!(policy.validate(&groups(&["event", "card"])), Ok(()));
+    let known = groups(&["event", "card"]);
+    assert_eq!(policy.validate(Output::LogOdds, &known), Ok(()));
     let error = policy
-        .validate(&groups(&["event", "merchant"]))
+        .validate(Output::LogOdds, &groups(&["event", "merchant"]))
         .unwrap_err();
     assert!(error.message.contains("merchant"));
 }

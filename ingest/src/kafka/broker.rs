@@ -13,6 +13,8 @@ use super::options::KafkaOptions;
 use super::trouble::KafkaTrouble;
 use crate::IngestError;
 
+/// Where the client's own log goes, as that of its producers does.
+const LOG_TARGET: &str = "librdkafka";
 /// How long the broker may take to answer a question.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 
@@ -145,11 +147,13 @@ impl Words {
             | RDKafkaLogLevel::Alert
             | RDKafkaLogLevel::Critical
             | RDKafkaLogLevel::Error
-            | RDKafkaLogLevel::Warning => tracing::warn!(facility, "{message}"),
-            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
-                tracing::info!(facility, "{message}")
+            | RDKafkaLogLevel::Warning => {
+                tracing::warn!(target: LOG_TARGET, facility, "{message}")
             }
-            RDKafkaLogLevel::Debug => tracing::debug!(facility, "{message}"),
+            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
+                tracing::info!(target: LOG_TARGET, facility, "{message}")
+            }
+            RDKafkaLogLevel::Debug => tracing::debug!(target: LOG_TARGET, facility, "{message}"),
         }
     }
 }

@@ -27,6 +27,7 @@ pub(super) struct Record {
     pub offset: Offset,
     /// When the broker took it, microseconds; with topics whose producers set the time, that.
     pub broker_time_us: Option<i64>,
+    pub key: Option<Box<[u8]>>,
     pub payload: Option<Box<[u8]>>,
 }
 
@@ -109,6 +110,7 @@ impl<C: ConsumerContext + 'static> Tap<C> {
                     .timestamp()
                     .to_millis()
                     .map(|ms| ms.saturating_mul(1000)),
+                key: message.key().map(Box::from),
                 payload: message.payload().map(Box::from),
             })),
         }

@@ -85,10 +85,13 @@ impl Topics {
             for refusal in decoded.refused {
                 let at = mine[refusal.record];
                 let raw = payloads[refusal.record].unwrap_or_default();
-                let event = self.id(&records[at]);
-                let letter = topic
-                    .decoder
-                    .dead_letter(event, refusal.reason, refusal.detail, raw);
+                let letter = topic.decoder.dead_letter(
+                    self.id(&records[at]),
+                    refusal.reason,
+                    refusal.detail,
+                    raw,
+                    records[at].key.as_deref(),
+                );
                 letters.push((at, letter));
             }
             batches.push(decoded.rows);

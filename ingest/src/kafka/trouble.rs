@@ -27,7 +27,8 @@ pub enum KafkaTrouble {
 }
 
 impl KafkaTrouble {
-    pub(super) fn of(error: &KafkaError) -> Self {
+    /// The kind that `error` is of.
+    pub fn of(error: &KafkaError) -> Self {
         use RDKafkaErrorCode::*;
         if let KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_) = error {
             return KafkaTrouble::Setting;

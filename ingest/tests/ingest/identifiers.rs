@@ -191,7 +191,10 @@ fn labels_meet_their_events_and_no_refusal_of_a_topic_tells() {
             refusal.reason,
             refusal.detail,
             bad.as_bytes(),
+            Some(CARD.as_bytes()),
         );
+        let key = letter.key.as_deref().expect("a key");
+        assert_eq!(seal_key().open_key(&event, key).unwrap(), CARD.as_bytes());
         assert!(!letter.detail.contains("4000"), "{}", letter.detail);
         assert_hidden(&[], &[letter]);
     }

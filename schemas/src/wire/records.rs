@@ -328,6 +328,7 @@ mod tests {
             detail: "amount: \"x\" is not a decimal(12,2)".to_string(),
             raw: b"{\"amount\":\"x\"}".to_vec(),
             sealed: None,
+            key: None,
         };
         let batch = dead_letters_to_batch(std::slice::from_ref(&letter), 5).unwrap();
         let json = letter.to_json(5);
@@ -344,6 +345,18 @@ mod tests {
             column.as_boolean().value(0)
         };
         assert!(flag(&batch, "truncated") && !flag(&batch, "sealed"));
+        assert!(json.get("key_base64").is_none());
+
+        // A key goes with it, unless it is too long to.
+        for (bytes, there) in [(3, true), (DeadLetter::KEY_BYTES_MAX + 1, false)] {
+            let keyed = DeadLetter {
+                key: Some(vec![b'k'; bytes]),
+                ..letter.clone()
+            };
+            let json = keyed.to_json(100);
+            assert_eq!(json.get("key_base64").is_some(), there);
+            assert_eq!(json["truncated"], !there);
+        }
 
         // What is sealed is whole or not there, and keeps the hash that it was given.
         let sealed = DeadLetter {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use arrow::datatypes::{DataType, Schema};
+use arrow::error::ArrowError;
 use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{DFSchema, DataFusionError};
 use datafusion::logical_expr::{Expr, Volatility};
@@ -62,10 +63,25 @@ impl Compiler {
 }
 
 impl Condition {
-    /// Whether it holds, for each row. NULL where it cannot be told.
+    /// Whether it holds, for each row. NULL where it cannot be told: where a value is NULL, and where
+    /// the row's own values make it fail (a division by zero, an overflow), whatever batch the row
+    /// stands in.
     pub(crate) fn evaluate(&self, rows: &RecordBatch) -> Result<BooleanArray, String> {
-        let value = self.expression.evaluate(rows).map_err(|e| plain(&e))?;
-        let array = value.into_array(rows.num_rows()).map_err(|e| plain(&e))?;
+        match self.values(rows) {
+            Ok(holds) => Ok(holds),
+            Err(error) if is_of_values(&error) => (0..rows.num_rows())
+                .map(|row| match self.values(&rows.slice(row, 1)) {
+                    Ok(holds) => Ok(holds.is_valid(0).then(|| holds.value(0))),
+                    Err(error) if is_of_values(&error) => Ok(None),
+                    Err(error) => Err(plain(&error)),
+                })
+                .collect(),
+            Err(error) => Err(plain(&error)),
+        }
+    }
+
+    fn values(&self, rows: &RecordBatch) -> Result<BooleanArray, DataFusionError> {
+        let array = (self.expression.evaluate(rows)?).into_array(rows.num_rows())?;
         Ok(array.as_boolean().clone())
     }
 
@@ -73,6 +89,23 @@ impl Condition {
     pub(crate) fn holds(&self, row: &RecordBatch) -> Result<bool, String> {
         let holds = self.evaluate(row)?;
         Ok(holds.is_valid(0) && holds.value(0))
+    }
+}
+
+/// Whether an expression failed on what a row holds, rather than on how it is built.
+fn is_of_values(error: &DataFusionError) -> bool {
+    match error.find_root() {
+        DataFusionError::Execution(_) => true,
+        DataFusionError::ArrowError(error, _) => matches!(
+            error.as_ref(),
+            ArrowError::DivideByZero
+                | ArrowError::ArithmeticOverflow(_)
+                | ArrowError::CastError(_)
+                | ArrowError::ComputeError(_)
+                | ArrowError::ParseError(_)
+                | ArrowError::InvalidArgumentError(_)
+        ),
+        _ => false,
     }
 }
 

@@ -240,7 +240,8 @@ impl Policy {
     }
 
     /// What to do about each scored row. `features` are the rows that were scored, with the columns
-    /// the policy was parsed for.
+    /// the policy was parsed for. A condition does not hold where it is NULL, which it also is where a
+    /// row makes it divide by zero or overflow.
     pub fn act(
         &self,
         scores: &ScoreBatch,
@@ -341,7 +342,7 @@ impl Policy {
             line: None,
             column: None,
             message,
-            cure: "thresholds are for models of log-odds, score_thresholds for any; guard a division in a condition with nullif".to_string(),
+            cure: "thresholds are for models of log-odds, score_thresholds for any".to_string(),
         }
     }
 }

@@ -100,6 +100,44 @@ conditions:
 }
 
 #[test]
+fn a_condition_that_cannot_be_computed_does_not_hold_in_its_row_alone() {
+    // Fails on the row of count 1, and would on the row of count 9 if the ratio were looked at first.
+    let yaml = "\
+version: 1
+thresholds: {review: 0.8}
+conditions:
+  - {when: \"card_count_1h < 9 and 12 / (card_count_1h - 1) >= 4\", action: decline}
+  - {when: \"cast(ratio * 1e300 as bigint) > 0\", action: decline}
+";
+    assert_eq!(act(yaml, Output::LogOdds, Rung::Full), "aaad");
+    // Every row alone is what it is in the batch.
+    let policy = policy(yaml).unwrap();
+    let whole = scores(Output::LogOdds, Rung::Full);
+    let alone = |row: usize| {
+        let scores = ScoreBatch {
+            scores: vec![whole.scores[row]],
+            ..whole.clone()
+        };
+        policy.act(&scores, &rows().slice(row, 1)).unwrap()[0]
+    };
+    let actions: String = (0..4).map(|row| &alone(row).as_str()[..1]).collect();
+    assert_eq!(actions, "aaad");
+}
+
+#[test]
+fn a_reason_s_condition_that_cannot_be_computed_does_not_hold() {
+    let codes = CODES.replace("card_count_1h >= 4", "8 / (card_count_1h - 1) >= 1");
+    let policy = Policy::parse("version: 1\n", &codes, &features()).unwrap();
+    let groups: Arc<[String]> = vec!["card".to_string()].into();
+    let attribution = Attribution::new(0.0, groups, vec![1.0], 1.0, 1e-6).unwrap();
+    for (row, code) in [(0, "C02"), (1, "C01"), (3, "C01")] {
+        let features = FeatureRow { batch: rows(), row };
+        let reasons = policy.reasons(&attribution, &features).unwrap();
+        assert_eq!(&*reasons[0].code, code, "row {row}");
+    }
+}
+
+#[test]
 fn a_value_has_thresholds_of_its_own() {
     let yaml = "version: 1\nscore_thresholds: {review: -1.0, decline: 2.0}\n";
     assert_eq!(act(yaml, Output::Forecast, Rung::Full), "arrd");

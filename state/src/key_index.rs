@@ -5,21 +5,17 @@
 
 use std::sync::Arc;
 
-use ahash::RandomState;
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
-
+use crate::numbers::Numbers;
 use crate::snapshot::{Page, Section, Snapshot};
 use crate::{Persist, StateError};
 
 const PAGE_KEYS: usize = 1024;
 
 /// Bytes of a key -> dense slot.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct KeyIndex {
     pages: Vec<Arc<KeyPage>>,
-    slots: HashTable<Hashed>,
-    hasher: RandomState,
+    slots: Numbers,
     len: u32,
 }
 
@@ -48,40 +44,6 @@ impl Page for KeyPage {
     }
 }
 
-/// A number in a hash table beside the hash of its key, so that a table grows, and most strangers are
-/// turned away, without a look at the keys.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Hashed {
-    pub hash: u32,
-    pub number: u32,
-}
-
-/// 32 bits of a hash as the 64 that a table wants.
-pub(crate) fn spread(hash: u32) -> u64 {
-    u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-}
-
-/// A hasher with fixed seeds. Nothing ever depends on a hash's value but speed.
-pub(crate) fn fixed_hasher() -> RandomState {
-    RandomState::with_seeds(
-        0x243f_6a88_85a3_08d3,
-        0x1319_8a2e_0370_7344,
-        0xa409_3822_299f_31d0,
-        0x082e_fa98_ec4e_6c89,
-    )
-}
-
-impl Default for KeyIndex {
-    fn default() -> Self {
-        KeyIndex {
-            pages: Vec::new(),
-            slots: HashTable::new(),
-            hasher: fixed_hasher(),
-            len: 0,
-        }
-    }
-}
-
 impl KeyIndex {
     /// Number of keys; the next new key gets this slot.
     pub fn len(&self) -> usize {
@@ -98,23 +60,13 @@ impl KeyIndex {
     /// # Panics
     /// At 2^32 - 2 keys, or 4 GiB of keys on one page of 1,024.
     pub fn slot_of(&mut self, key: &[u8]) -> u32 {
-        let pages = &self.pages;
-        let hash = self.hasher.hash_one(key) as u32;
-        let entry = self.slots.entry(
-            spread(hash),
-            |known| known.hash == hash && key_at(pages, known.number) == key,
-            |known| spread(known.hash),
-        );
-        match entry {
-            Entry::Occupied(known) => known.get().number,
-            Entry::Vacant(vacant) => {
-                let slot = self.len;
-                assert!(slot < u32::MAX - 1, "more keys than slots");
-                vacant.insert(Hashed { hash, number: slot });
-                self.append(key);
-                slot
-            }
+        let (pages, new) = (&self.pages, self.len);
+        let slot = *(self.slots).find_or_insert(key, new, |slot| key_at(pages, slot));
+        if slot == new {
+            assert!(slot < u32::MAX - 1, "more keys than slots");
+            self.append(key);
         }
+        slot
     }
 
     fn append(&mut self, key: &[u8]) {
@@ -134,11 +86,7 @@ impl KeyIndex {
 
     /// The slot of a key that has one.
     pub fn find(&self, key: &[u8]) -> Option<u32> {
-        let hash = self.hasher.hash_one(key) as u32;
-        let same = |known: &Hashed| known.hash == hash && self.key(known.number) == key;
-        self.slots
-            .find(spread(hash), same)
-            .map(|known| known.number)
+        self.slots.find(key, |slot| self.key(slot))
     }
 
     /// The key of a slot below [`KeyIndex::len`].

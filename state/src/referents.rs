@@ -7,10 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use ahash::RandomState;
-use hashbrown::HashTable;
-
-use crate::key_index::{Hashed, fixed_hasher, spread};
+use crate::numbers::Numbers;
 use crate::snapshot::{Page, Restored, Snapshot};
 use crate::{Persist, StateError};
 
@@ -48,8 +45,7 @@ pub struct Referents {
     /// Number of the first event of the first page; events are numbered as they arrive.
     first: u64,
     /// The last 32 bits of each event's number, by its id.
-    numbers: HashTable<Hashed>,
-    hasher: RandomState,
+    numbers: Numbers,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -141,8 +137,7 @@ impl Referents {
             newest_us: None,
             pages: VecDeque::new(),
             first: 0,
-            numbers: HashTable::new(),
-            hasher: fixed_hasher(),
+            numbers: Numbers::default(),
         }
     }
 
@@ -172,13 +167,7 @@ impl Referents {
             let page = self.pages.pop_front().expect("there are two pages");
             for event in 0..page.sequences.len() {
                 let number = (self.first + event as u64) as u32;
-                let hash = self.hasher.hash_one(page.id(event)) as u32;
-                let entry = self
-                    .numbers
-                    .find_entry(spread(hash), |known| known.number == number);
-                if let Ok(entry) = entry {
-                    entry.remove();
-                }
+                self.numbers.remove(page.id(event), number);
             }
             self.first += page.sequences.len() as u64;
         }
@@ -222,35 +211,20 @@ impl Referents {
     /// Points the id of the event at `at`, counted from the first stored one, to it.
     fn index(&mut self, at: usize) {
         let (pages, first) = (&self.pages, self.first as u32);
-        let id = id_at(pages, at);
-        let hash = self.hasher.hash_one(id) as u32;
         let number = first.wrapping_add(at as u32);
-        let same = |known: &Hashed| {
-            known.hash == hash && id_at(pages, known.number.wrapping_sub(first) as usize) == id
-        };
-        match self.numbers.find_mut(spread(hash), same) {
-            Some(known) => known.number = number,
-            None => {
-                let entry = Hashed { hash, number };
-                self.numbers
-                    .insert_unique(spread(hash), entry, |known| spread(known.hash));
-            }
-        }
+        let id_of = |number: u32| id_at(pages, number.wrapping_sub(first) as usize);
+        *(self.numbers).find_or_insert(id_at(pages, at), number, id_of) = number;
     }
 
     /// Gives the event `reference` the label `value`, known at `time_us`.
     pub fn settle(&mut self, reference: &[u8], value: i64, time_us: i64) -> Settled<'_> {
         let reach_us = self.reach_us().max(time_us.saturating_sub(self.horizon_us));
         let (pages, first) = (&self.pages, self.first as u32);
-        let hash = self.hasher.hash_one(reference) as u32;
-        let found = self.numbers.find(spread(hash), |known| {
-            let at = known.number.wrapping_sub(first) as usize;
-            known.hash == hash && id_at(pages, at) == reference
-        });
-        let Some(found) = found else {
+        let id_of = |number: u32| id_at(pages, number.wrapping_sub(first) as usize);
+        let Some(number) = self.numbers.find(reference, id_of) else {
             return Settled::Unmatched;
         };
-        let at = found.number.wrapping_sub(first) as usize;
+        let at = number.wrapping_sub(first) as usize;
         let (page, event) = (at / PAGE_EVENTS, at % PAGE_EVENTS);
         if self.pages[page].times_us[event] < reach_us {
             return Settled::Unmatched;

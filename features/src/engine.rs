@@ -1,5 +1,6 @@
 //! The feature engine: one fold step from events to feature rows.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
@@ -7,15 +8,16 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::PhysicalExpr;
 use sanderling_schemas::{
-    EventBatch, FeatureBatch, FeatureField, FeatureSchema, NO_SLOT, Relation,
+    EventBatch, FeatureBatch, FeatureField, FeatureSchema, LateRows, NO_SLOT, Relation, TooLate,
 };
 use sanderling_state::window::WindowOutput;
 use sanderling_state::{KeyIndex, Restored, Snapshot, StateError};
 use sha2::{Digest, Sha256};
 
 use crate::groups::{GroupRows, WindowGroup, evaluate, take_rows};
-use crate::keys::KeyEncoder;
+use crate::keys::{KeyEncoder, Keys};
 use crate::labels::{Joined, LabelJoin};
+use crate::lateness::Lateness;
 use crate::plan::{Plan, window_of};
 use crate::{FeatureError, LabelCounts};
 
@@ -28,13 +30,15 @@ pub struct FeatureEngine {
     entities: Vec<EntityKeys>,
     groups: Vec<WindowGroup>,
     outputs: Outputs,
+    /// Newest event time of any row, microseconds.
+    newest_us: i64,
 }
 
 /// One entity's keys.
-struct EntityKeys {
+pub(crate) struct EntityKeys {
     column: usize,
     encoder: KeyEncoder,
-    index: KeyIndex,
+    pub(crate) index: KeyIndex,
 }
 
 /// The expressions of the SELECT list over event columns and window results.
@@ -99,6 +103,7 @@ impl FeatureEngine {
             entities,
             groups,
             outputs,
+            newest_us: i64::MIN,
             relation,
         })
     }
@@ -118,26 +123,32 @@ impl FeatureEngine {
 
     /// Takes a batch into the state, row by row, and gives the features of its scored rows. The
     /// result of a row does not depend on how rows are cut into batches. An expression that fails on
-    /// a row's values, as a division by zero does, is NULL there.
+    /// a row's values, as a division by zero does, is NULL there. Where the relation refuses late
+    /// rows, such a row is in the batch, but as if it had never come.
     ///
     /// # Errors
     /// [`FeatureError::Batch`] for rows of another relation, [`FeatureError::Evaluate`] where an
     /// expression fails. The state is then undefined: restore it before going on.
     pub fn compute(&mut self, batch: &EventBatch) -> Result<FeatureBatch, FeatureError> {
+        self.check(batch)?;
+        let (joined, too_late) = self.join_in_time(batch)?;
         let Joined {
             rows,
             enters,
             labels,
-        } = self.join(batch)?;
+        } = joined;
         let events = EventBatch {
             rows,
             ..batch.clone()
         };
-        let emits: Vec<bool> = events
+        let mut emits: Vec<bool> = events
             .streams()
             .iter()
             .map(|stream| self.scored[*stream as usize])
             .collect();
+        for refused in &too_late {
+            emits[refused.row as usize] = false;
+        }
         let scored: Vec<u32> = (0u32..)
             .zip(&emits)
             .filter(|(_, emits)| **emits)
@@ -175,6 +186,7 @@ impl FeatureEngine {
             slots,
             labels,
             late,
+            too_late,
         })
     }
 
@@ -205,6 +217,7 @@ impl FeatureEngine {
     pub fn snapshot(&self) -> Snapshot {
         let mut snapshot = Snapshot::default();
         snapshot.add_value("shape", self.shape());
+        snapshot.add_value("newest", self.newest_us);
         for (number, entity) in self.entities.iter().enumerate() {
             entity
                 .index
@@ -227,6 +240,7 @@ impl FeatureEngine {
         if restored.section("shape")?.value::<String>()? != self.shape() {
             return Err(StateError::Mismatch("it is of other features".into()).into());
         }
+        self.newest_us = restored.section("newest")?.value()?;
         for (number, entity) in self.entities.iter_mut().enumerate() {
             entity.index = KeyIndex::restore(restored.section(&format!("entity-{number}"))?)?;
         }
@@ -246,18 +260,20 @@ impl FeatureEngine {
             .map(|field| format!("{} {}", field.name(), field.data_type()))
             .collect();
         let described = format!(
-            "{} {columns:?} {:?} {:?} {:?} {:?} {}",
+            "{} {columns:?} {:?} {:?} {:?} {:?} {} {:?}",
             self.schema.hash,
             relation.streams,
             relation.id,
             relation.entities,
             relation.labels,
-            relation.lateness_us
+            relation.lateness_us,
+            relation.late_rows
         );
         hex::encode(Sha256::digest(described))
     }
 
-    fn join(&mut self, batch: &EventBatch) -> Result<Joined, FeatureError> {
+    /// Refuses a batch of another relation.
+    fn check(&self, batch: &EventBatch) -> Result<(), FeatureError> {
         let types = |schema: &Schema| -> Vec<_> {
             schema
                 .fields()
@@ -278,11 +294,53 @@ impl FeatureEngine {
         {
             return Err(FeatureError::Batch);
         }
+        Ok(())
+    }
+
+    /// Joins labels to their events, without the rows that are too late.
+    fn join_in_time(&mut self, batch: &EventBatch) -> Result<(Joined, Vec<TooLate>), FeatureError> {
+        let lateness = Lateness {
+            allowed_us: self.relation.lateness_us,
+            labels: self
+                .relation
+                .labels
+                .as_ref()
+                .map(|labels| labels.stream as i8),
+            newest_us: self.newest_us,
+        };
+        self.newest_us = (batch.event_times_us().iter().copied())
+            .max()
+            .map_or(self.newest_us, |newest| newest.max(self.newest_us));
+        let mut refused = HashSet::new();
+        if self.relation.late_rows == LateRows::Decide || !lateness.is_possible(batch) {
+            return Ok((self.join(batch, &refused)?, Vec::new()));
+        }
+        let before = self.labels.as_ref().map(LabelJoin::mark);
+        loop {
+            let joined = self.join(batch, &refused)?;
+            let mut newest = (self.groups.iter())
+                .map(|group| group.newest(&joined.rows, &self.entities))
+                .collect::<Result<Vec<_>, _>>()?;
+            let too_late = lateness.judge(batch, &joined, &refused, &mut newest);
+            let now: HashSet<u32> = too_late.iter().map(|late| late.row).collect();
+            if now == refused {
+                return Ok((joined, too_late));
+            }
+            refused = now;
+            if let (Some(labels), Some(before)) = (&mut self.labels, &before) {
+                labels.back_to(before);
+            }
+        }
+    }
+
+    fn join(&mut self, batch: &EventBatch, refused: &HashSet<u32>) -> Result<Joined, FeatureError> {
         match &mut self.labels {
-            Some(labels) => labels.join(batch),
+            Some(labels) => labels.join(batch, refused),
             None => Ok(Joined {
                 rows: batch.rows.clone(),
-                enters: vec![true; batch.len()],
+                enters: (0..batch.len() as u32)
+                    .map(|row| !refused.contains(&row))
+                    .collect(),
                 labels: Vec::new(),
             }),
         }
@@ -326,6 +384,12 @@ impl FeatureEngine {
 }
 
 impl EntityKeys {
+    /// The keys of rows.
+    pub(crate) fn keys(&self, rows: &RecordBatch) -> Result<Keys, FeatureError> {
+        self.encoder
+            .keys(std::slice::from_ref(rows.column(self.column)))
+    }
+
     /// The slots of the rows that enter and have the key.
     fn slots(&mut self, rows: &RecordBatch, enters: &[bool]) -> Result<Vec<u32>, FeatureError> {
         let column = rows.column(self.column);

@@ -18,7 +18,9 @@ use sanderling_state::window::{
 use sanderling_state::{KeyIndex, Restored, Snapshot};
 
 use crate::FeatureError;
-use crate::keys::KeyEncoder;
+use crate::engine::EntityKeys;
+use crate::keys::{KeyEncoder, Keys};
+use crate::lateness::NewestTimes;
 use crate::plan::Plan;
 use crate::windows::WindowCall;
 
@@ -26,6 +28,8 @@ use crate::windows::WindowCall;
 pub(crate) struct WindowGroup {
     /// Windows of the plan, in the order of the outputs.
     windows: Vec<usize>,
+    /// The PARTITION BY, as it is written.
+    by: Arc<str>,
     key: GroupKey,
     arguments: Vec<(Arc<dyn PhysicalExpr>, String)>,
     state: WindowState,
@@ -120,6 +124,10 @@ impl WindowGroup {
                 output: call.data_type.clone(),
             });
         }
+        let by: Vec<String> = key
+            .iter()
+            .map(|key| key.schema_name().to_string())
+            .collect();
         let key = match key {
             [Expr::Column(column)] => relation
                 .entities
@@ -132,6 +140,7 @@ impl WindowGroup {
         let spec = WindowSpec::new(columns, frames, aggregates, relation.lateness_us)?;
         Ok(WindowGroup {
             windows,
+            by: by.join(", ").into(),
             key,
             arguments,
             state: WindowState::new(Arc::new(spec)),
@@ -149,10 +158,7 @@ impl WindowGroup {
                 encoder,
                 index,
             } => {
-                let parts = (exprs.iter())
-                    .map(|expr| evaluate(expr, rows.rows, "PARTITION BY"))
-                    .collect::<Result<Vec<_>, _>>()?;
-                let keys = encoder.keys(&parts)?;
+                let keys = own_keys(exprs, encoder, rows.rows)?;
                 own = (rows.enters.iter().enumerate())
                     .map(|(row, enters)| match enters {
                         true => {
@@ -171,6 +177,26 @@ impl WindowGroup {
             emits: rows.emits,
             columns: &columns,
         })?)
+    }
+
+    /// The newest times of the keys of rows.
+    pub(crate) fn newest<'a>(
+        &'a self,
+        rows: &RecordBatch,
+        entities: &'a [EntityKeys],
+    ) -> Result<NewestTimes<'a>, FeatureError> {
+        let (keys, index) = match &self.key {
+            GroupKey::Entity(entity) => {
+                let entity = &entities[*entity];
+                (entity.keys(rows)?, &entity.index)
+            }
+            GroupKey::Own {
+                exprs,
+                encoder,
+                index,
+            } => (own_keys(exprs, encoder, rows)?, index),
+        };
+        Ok(NewestTimes::new(self.by.clone(), keys, index, &self.state))
     }
 
     /// The results that the rows would have if each were the first of its key.
@@ -218,6 +244,18 @@ impl WindowGroup {
         }
         Ok(())
     }
+}
+
+/// The keys of rows that are no entity's.
+fn own_keys(
+    exprs: &[Arc<dyn PhysicalExpr>],
+    encoder: &KeyEncoder,
+    rows: &RecordBatch,
+) -> Result<Keys, FeatureError> {
+    let parts = (exprs.iter())
+        .map(|expr| evaluate(expr, rows, "PARTITION BY"))
+        .collect::<Result<Vec<_>, _>>()?;
+    encoder.keys(&parts)
 }
 
 /// Slot of a single key column's NULL: a key of its own.

@@ -3,6 +3,8 @@
 //! A label row takes over the event's key columns, and so enters the windows of its card and its
 //! terminal at its own event time, which is when the label became known.
 
+use std::collections::HashSet;
+
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::interleave;
 use arrow::datatypes::Int64Type;
@@ -100,8 +102,13 @@ impl LabelJoin {
         }))
     }
 
-    /// Takes the rows in order: remembers events, gives labels the keys of theirs.
-    pub(crate) fn join(&mut self, batch: &EventBatch) -> Result<Joined, FeatureError> {
+    /// Takes the rows in order: remembers events, gives labels the keys of theirs. Rows that are
+    /// `refused` are passed over.
+    pub(crate) fn join(
+        &mut self,
+        batch: &EventBatch,
+        refused: &HashSet<u32>,
+    ) -> Result<Joined, FeatureError> {
         let columns = batch.rows.columns();
         let ids = self.encoder.keys(&columns[self.id..=self.id])?;
         let references = self
@@ -125,6 +132,10 @@ impl LabelJoin {
             .zip(batch.event_times_us())
             .enumerate()
         {
+            if refused.contains(&(row as u32)) {
+                enters[row] = false;
+                continue;
+            }
             self.events.observe(time_us);
             if self.scored[stream as usize] {
                 if id_column.is_valid(row) {
@@ -204,6 +215,16 @@ impl LabelJoin {
             columns[*at] = interleave(&[columns[*at].as_ref(), taken.as_ref()], &picks)?;
         }
         Ok(RecordBatch::try_new(rows.schema(), columns)?)
+    }
+
+    /// What joining has come to, to be put back by [`LabelJoin::back_to`]. Pages are shared.
+    pub(crate) fn mark(&self) -> (Referents, LabelCounts) {
+        (self.events.clone(), self.counts)
+    }
+
+    /// Undoes all joins after a mark.
+    pub(crate) fn back_to(&mut self, mark: &(Referents, LabelCounts)) {
+        (self.events, self.counts) = mark.clone();
     }
 
     pub(crate) fn counts(&self) -> LabelCounts {

@@ -9,6 +9,7 @@ mod error;
 mod groups;
 mod keys;
 mod labels;
+mod lateness;
 mod plan;
 mod windows;
 

@@ -43,6 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             horizon_us: i64::MAX,
         }),
         lateness_us: 0,
+        late_rows: sanderling_schemas::LateRows::Decide,
     };
     let spec = StreamSpec {
         name: "transactions".into(),

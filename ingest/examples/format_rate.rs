@@ -71,6 +71,7 @@ fn spec(format: Format, hash: Option<HashKey>) -> (Arc<Relation>, StreamSpec) {
         entities: Vec::new(),
         labels: None,
         lateness_us: 0,
+        late_rows: sanderling_schemas::LateRows::Decide,
     };
     let spec = StreamSpec {
         name: "payments".into(),

@@ -81,6 +81,35 @@ pub enum IngestError {
         /// Rows and rejections that there are.
         found: u64,
     },
+    /// An order names a row that the input does not have.
+    #[error(
+        "the order takes {topic}/{partition}/{from}..{next}, but the input has no \
+         {topic}/{partition}/{offset}"
+    )]
+    NotInInput {
+        /// Topic of the run.
+        topic: String,
+        /// Partition of the run.
+        partition: i32,
+        /// First offset of the run.
+        from: i64,
+        /// The offset after its last.
+        next: i64,
+        /// The offset that is missing.
+        offset: i64,
+    },
+    /// An order takes a row twice, or two rows of the input have one id.
+    #[error("{topic}/{partition}/{offset} stands twice in the {place}")]
+    Twice {
+        /// Topic of the row.
+        topic: String,
+        /// Partition of the row.
+        partition: i32,
+        /// Offset of the row.
+        offset: i64,
+        /// The order, or the input.
+        place: &'static str,
+    },
     /// A position of another kind of source.
     #[error("a position in {found} cannot be resumed in {wanted}")]
     ForeignPosition {

@@ -10,13 +10,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
-use sanderling_schemas::{DeadLetter, EventBatch, LabelColumns, Relation, Sequence};
+use sanderling_schemas::{DeadLetter, EventBatch, LateRows, Relation, Sequence};
 
 use crate::IngestError;
-use crate::assemble::assemble;
 use crate::decode::Decoder;
-use crate::labels::{LabelFileSpec, Pending, PendingLabels, Reference, label_rows};
+use crate::labels::{LabelFileSpec, LabelRows, PendingLabels};
+use crate::merged::Merged;
 use crate::recorded::{CHUNK_ROWS, RecordedFile};
 use crate::source::{EventSource, Position, SourceEvent};
 use crate::stream::StreamSpec;
@@ -49,23 +48,18 @@ pub struct FileSource {
     relation: Arc<Relation>,
     files: Vec<RecordedFile>,
     labels: Option<LabelRows>,
+    pending: PendingLabels,
     to: Option<i64>,
     first_sequence: u64,
     rows_merged: u64,
     rejected: VecDeque<DeadLetter>,
     rejected_to_skip: u64,
+    /// Rejections come out between the rows that they stood between, so that they have one order with
+    /// the rows that the fold refuses, however the input is cut into batches.
+    in_place: bool,
     ready: Option<EventBatch>,
     accepted_yielded: u64,
     rejected_yielded: u64,
-}
-
-/// How labels of a column become rows.
-struct LabelRows {
-    columns: LabelColumns,
-    stream: i8,
-    delay_us: i64,
-    id_column: usize,
-    pending: PendingLabels,
 }
 
 impl FileSource {
@@ -77,61 +71,19 @@ impl FileSource {
         inputs: &[Input],
         options: FileOptions,
     ) -> Result<Self, IngestError> {
-        let mut files: Vec<RecordedFile> = Vec::with_capacity(inputs.len());
-        let mut labels = None;
-        for input in inputs {
-            let spec = streams.iter().find(|spec| spec.name == input.stream);
-            let wrong = |message: String| IngestError::Declaration {
-                stream: input.stream.to_string(),
-                message,
-            };
-            let spec = spec.ok_or_else(|| {
-                wrong(format!(
-                    "{} is to be read as it, but it is not declared",
-                    input.path.display()
-                ))
-            })?;
-            let scored = relation
-                .streams
-                .iter()
-                .any(|s| s.name == spec.name && s.scored);
-            let label = options.labels.as_ref().filter(|_| scored);
-            if let (Some(label), None) = (label, &labels) {
-                labels = Some(LabelRows::new(&relation, spec, label).map_err(wrong)?);
-            }
-            let decoder = Decoder::new(relation.clone(), spec.clone())?
-                .for_files(label.map(|label| label.column.as_str()));
-            let file = RecordedFile::open(&input.path, decoder)?;
-            if let Some(other) = files.iter().find(|other| other.stem() == file.stem())
-                && !file.recorded()
-            {
-                return Err(IngestError::Read {
-                    path: input.path.clone(),
-                    message: format!(
-                        "{} has the same name, which would give two rows one id; rename one",
-                        other.path().display()
-                    ),
-                });
-            }
-            if let Some(label) = label
-                && !file.has_column(&label.column)
-            {
-                tracing::warn!(
-                    file = %input.path.display(), column = %label.column,
-                    "the file has no label column, so its rows stay unlabelled"
-                );
-            }
-            files.push(file);
-        }
+        let (files, labels) = open_inputs(&relation, streams, inputs, options.labels.as_ref())?;
+        let in_place = relation.late_rows == LateRows::Refuse;
         Ok(Self {
             relation,
             files,
             labels,
+            pending: PendingLabels::default(),
             to: options.to,
             first_sequence: options.first_sequence,
             rows_merged: 0,
             rejected: VecDeque::new(),
             rejected_to_skip: 0,
+            in_place,
             ready: None,
             accepted_yielded: 0,
             rejected_yielded: 0,
@@ -199,12 +151,12 @@ impl FileSource {
     /// handed over first.
     fn merge(&mut self, rows_max: usize) -> Result<Option<EventBatch>, IngestError> {
         let mut merged = Merged::new(self.files.len());
-        while merged.picks.len() < rows_max {
+        while merged.len() < rows_max && !(self.in_place && !self.rejected.is_empty()) {
             let mut next: Option<(i64, usize)> = None;
             for (index, file) in self.files.iter_mut().enumerate() {
                 while file.head().is_none() && !file.ended() && self.rejected.len() < REJECTED_MAX {
-                    file.load(self.to, &mut self.rejected)?;
-                    merged.current[index] = None;
+                    file.load(self.to, self.to, &mut self.rejected)?;
+                    merged.leave(index);
                 }
                 if let Some(at) = file.head()
                     && next.is_none_or(|(earliest, _)| at < earliest)
@@ -219,35 +171,30 @@ impl FileSource {
             let (Some((at, index)), false) = (next, undecided) else {
                 break;
             };
-            if let Some(labels) = &mut self.labels
-                && let Some(label) = labels.pending.pop_known(at)
-            {
-                merged.ids.push(self.files[label.input].next_label_id());
-                merged.picks.push((0, merged.labels.len()));
-                merged.labels.push(label);
-                merged
-                    .times
-                    .push((at, self.files[index].head_broker_time()));
+            if let Some(label) = self.pending.pop_known(at) {
+                let id = self.files[label.input].next_label_id();
+                merged.take_label(label, id, at, self.files[index].head_broker_time());
                 continue;
             }
             let file = &self.files[index];
-            merged.take(index, file, at);
-            if let Some(labels) = &mut self.labels
+            merged.take(
+                index,
+                file.rows(),
+                file.next(),
+                file.head_id(),
+                at,
+                file.head_broker_time(),
+            );
+            if let Some(labels) = &self.labels
                 && let Some(value) = file.head_label()
             {
-                let reference = Reference::read(file.rows().column(labels.id_column), file.next());
-                labels.pending.push(Pending {
-                    known_at_us: at.saturating_add(labels.delay_us),
-                    row: self.rows_merged,
-                    input: index,
-                    reference,
-                    value,
-                });
+                let label = labels.label(file.rows(), file.next(), value, self.rows_merged, index);
+                self.pending.push(label);
             }
             self.rows_merged += 1;
             self.files[index].advance(&mut self.rejected);
         }
-        if merged.picks.is_empty() {
+        if merged.len() == 0 {
             return Ok(None);
         }
         merged
@@ -259,11 +206,11 @@ impl FileSource {
 impl EventSource for FileSource {
     fn next(&mut self, rows_max: usize, _wait: Duration) -> Result<SourceEvent, IngestError> {
         loop {
-            if self.ready.is_none() {
+            if self.ready.is_none() && !(self.in_place && !self.rejected.is_empty()) {
                 self.ready = self.merge(rows_max.max(1))?;
                 self.skip_rejected();
             }
-            if !self.rejected.is_empty() {
+            if !self.rejected.is_empty() && !(self.in_place && self.ready.is_some()) {
                 self.rejected_yielded += self.rejected.len() as u64;
                 return Ok(SourceEvent::Rejected(self.rejected.drain(..).collect()));
             }
@@ -286,99 +233,58 @@ impl EventSource for FileSource {
     }
 }
 
-impl LabelRows {
-    fn new(relation: &Relation, spec: &StreamSpec, label: &LabelFileSpec) -> Result<Self, String> {
-        let columns = relation
-            .labels
-            .clone()
-            .ok_or("labels.file is set, but there are no labels")?;
-        let id = spec
-            .id
-            .as_ref()
-            .ok_or("labels refer to rows by id; declare `id`")?;
-        let index = |name: &str| {
-            relation
-                .schema
-                .index_of(name)
-                .map_err(|_| format!("{name} is not in the relation"))
+/// Opens `inputs`, and says how labels of their columns become rows, if they do.
+pub(crate) fn open_inputs(
+    relation: &Arc<Relation>,
+    streams: &[StreamSpec],
+    inputs: &[Input],
+    label_file: Option<&LabelFileSpec>,
+) -> Result<(Vec<RecordedFile>, Option<LabelRows>), IngestError> {
+    let mut files: Vec<RecordedFile> = Vec::with_capacity(inputs.len());
+    let mut labels = None;
+    for input in inputs {
+        let spec = streams.iter().find(|spec| spec.name == input.stream);
+        let wrong = |message: String| IngestError::Declaration {
+            stream: input.stream.to_string(),
+            message,
         };
-        let (id_column, reference) = (index(id)?, index(&columns.reference)?);
-        index(&columns.value)?;
-        let (id_type, reference_type) = (
-            relation.schema.field(id_column).data_type(),
-            relation.schema.field(reference).data_type(),
-        );
-        if id_type != reference_type || !Reference::can_read(id_type) {
-            return Err(format!(
-                "id {id} is {id_type} and labels refer to it by {} {reference_type}; \
-                 both must be string, or both bigint or int",
-                columns.reference
-            ));
+        let spec = spec.ok_or_else(|| {
+            wrong(format!(
+                "{} is to be read as it, but it is not declared",
+                input.path.display()
+            ))
+        })?;
+        let scored = relation
+            .streams
+            .iter()
+            .any(|s| s.name == spec.name && s.scored);
+        let label = label_file.filter(|_| scored);
+        if let (Some(label), None) = (label, &labels) {
+            labels = Some(LabelRows::new(relation, spec, label).map_err(wrong)?);
         }
-        let stream = i8::try_from(columns.stream).map_err(|_| "too many streams")?;
-        let pending = PendingLabels::default();
-        Ok(Self {
-            columns,
-            stream,
-            delay_us: label.delay_us,
-            id_column,
-            pending,
-        })
-    }
-}
-
-/// A batch in the making.
-struct Merged {
-    /// The first is for labels.
-    batches: Vec<RecordBatch>,
-    /// For each file, the batch of its current chunk.
-    current: Vec<Option<usize>>,
-    picks: Vec<(usize, usize)>,
-    ids: Vec<sanderling_schemas::EventId>,
-    /// Event time of the row (of the next row, for a label) and broker time, if known.
-    times: Vec<(i64, Option<i64>)>,
-    labels: Vec<Pending>,
-}
-
-impl Merged {
-    fn new(files: usize) -> Self {
-        Self {
-            batches: Vec::new(),
-            current: vec![None; files],
-            picks: Vec::new(),
-            ids: Vec::new(),
-            times: Vec::new(),
-            labels: Vec::new(),
+        let decoder = Decoder::new(relation.clone(), spec.clone())?
+            .for_files(label.map(|label| label.column.as_str()));
+        let file = RecordedFile::open(&input.path, decoder)?;
+        if let Some(other) = files.iter().find(|other| other.stem() == file.stem())
+            && !file.recorded()
+        {
+            return Err(IngestError::Read {
+                path: input.path.clone(),
+                message: format!(
+                    "{} has the same name, which would give two rows one id; rename one",
+                    other.path().display()
+                ),
+            });
         }
+        if let Some(label) = label
+            && !file.has_column(&label.column)
+        {
+            tracing::warn!(
+                file = %input.path.display(), column = %label.column,
+                "the file has no label column, so its rows stay unlabelled"
+            );
+        }
+        files.push(file);
     }
-
-    fn take(&mut self, index: usize, file: &RecordedFile, at: i64) {
-        let batch = *self.current[index].get_or_insert_with(|| {
-            self.batches.push(file.rows().clone());
-            self.batches.len()
-        });
-        self.picks.push((batch, file.next()));
-        self.ids.push(file.head_id());
-        self.times.push((at, file.head_broker_time()));
-    }
-
-    fn finish(
-        self,
-        relation: &Relation,
-        labels: Option<&LabelRows>,
-    ) -> Result<EventBatch, IngestError> {
-        let mut batches = vec![match labels.filter(|_| !self.labels.is_empty()) {
-            Some(l) => label_rows(relation, &l.columns, l.stream, &self.labels)?,
-            None => RecordBatch::new_empty(relation.schema.clone()),
-        }];
-        batches.extend(self.batches);
-        let known = self.times.iter().any(|(_, broker)| broker.is_some());
-        let broker = self.times.iter().map(|(at, broker)| broker.unwrap_or(*at));
-        Ok(EventBatch {
-            rows: assemble(relation, &batches, &self.picks)?,
-            ids: self.ids,
-            sequence: Sequence(0),
-            broker_time_us: if known { broker.collect() } else { Vec::new() },
-        })
-    }
+    Ok((files, labels))
 }

@@ -9,11 +9,12 @@ use arrow::array::{
     Array, ArrayRef, AsArray, Int8Array, Int32Array, Int64Array, RecordBatch, StringArray,
     TimestampMicrosecondArray, new_null_array,
 };
-use arrow::datatypes::{DataType, Int32Type, Int64Type};
+use arrow::datatypes::{DataType, Int32Type, Int64Type, TimestampMicrosecondType};
 use sanderling_schemas::{LabelColumns, Relation};
 
 use crate::IngestError;
 use crate::decode::stream_column;
+use crate::stream::StreamSpec;
 
 /// Labels that stand in a column of the scored stream's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +44,78 @@ impl Reference {
             DataType::Int64 => Reference::Int(ids.as_primitive::<Int64Type>().value(row)),
             DataType::Int32 => Reference::Int(ids.as_primitive::<Int32Type>().value(row).into()),
             _ => Reference::Text(ids.as_string::<i32>().value(row).into()),
+        }
+    }
+}
+
+/// How labels of a column become rows.
+pub(crate) struct LabelRows {
+    pub columns: LabelColumns,
+    pub stream: i8,
+    delay_us: i64,
+    id_column: usize,
+}
+
+impl LabelRows {
+    /// How those of the scored stream `spec` do, or what is wrong with its declaration.
+    pub(crate) fn new(
+        relation: &Relation,
+        spec: &StreamSpec,
+        label: &LabelFileSpec,
+    ) -> Result<Self, String> {
+        let columns = relation
+            .labels
+            .clone()
+            .ok_or("labels.file is set, but there are no labels")?;
+        let id = spec
+            .id
+            .as_ref()
+            .ok_or("labels refer to rows by id; declare `id`")?;
+        let index = |name: &str| {
+            relation
+                .schema
+                .index_of(name)
+                .map_err(|_| format!("{name} is not in the relation"))
+        };
+        let (id_column, reference) = (index(id)?, index(&columns.reference)?);
+        index(&columns.value)?;
+        let (id_type, reference_type) = (
+            relation.schema.field(id_column).data_type(),
+            relation.schema.field(reference).data_type(),
+        );
+        if id_type != reference_type || !Reference::can_read(id_type) {
+            return Err(format!(
+                "id {id} is {id_type} and labels refer to it by {} {reference_type}; \
+                 both must be string, or both bigint or int",
+                columns.reference
+            ));
+        }
+        let stream = i8::try_from(columns.stream).map_err(|_| "too many streams")?;
+        Ok(Self {
+            columns,
+            stream,
+            delay_us: label.delay_us,
+            id_column,
+        })
+    }
+
+    /// The label `value` of a row, which is number `number` of the accepted order and came from the
+    /// input `input`.
+    pub(crate) fn label(
+        &self,
+        rows: &RecordBatch,
+        row: usize,
+        value: i64,
+        number: u64,
+        input: usize,
+    ) -> Pending {
+        let times = rows.column(0).as_primitive::<TimestampMicrosecondType>();
+        Pending {
+            known_at_us: times.value(row).saturating_add(self.delay_us),
+            row: number,
+            input,
+            reference: Reference::read(rows.column(self.id_column), row),
+            value,
         }
     }
 }

@@ -20,6 +20,8 @@ mod json;
 mod kafka;
 mod key_file;
 mod labels;
+mod merged;
+mod ordered;
 mod parquet;
 mod protobuf;
 mod recorded;
@@ -41,6 +43,7 @@ pub use kafka::{
     OrderLog, RunsReader, TopicPartition,
 };
 pub use labels::LabelFileSpec;
+pub use ordered::{OrderedFiles, Wanted};
 pub use protobuf::ProtobufSchema;
 pub use registry::{Registry, RegistryOptions};
 pub use seal::{SealError, SealKey};

@@ -29,6 +29,16 @@ pub(crate) struct Chunk {
     pub records: usize,
 }
 
+/// Rows of a chunk, all of them.
+pub(crate) struct Rows {
+    pub rows: RecordBatch,
+    pub ids: Vec<EventId>,
+    pub broker_times: Option<Int64Array>,
+    pub labels: Option<Int64Array>,
+    /// Refused records that are left out, being past the end.
+    pub left_out: Vec<EventId>,
+}
+
 /// One file, read up to its next row.
 pub(crate) struct RecordedFile {
     path: PathBuf,
@@ -49,6 +59,8 @@ pub(crate) struct RecordedFile {
     labels: Option<Int64Array>,
     /// Refused records of the current chunk that have not been passed yet.
     refused: VecDeque<(usize, DeadLetter)>,
+    /// Refused records of the current chunk that are past the end.
+    left_out: Vec<EventId>,
     topics: Vec<Arc<str>>,
 }
 
@@ -95,6 +107,7 @@ impl RecordedFile {
             broker_times: None,
             labels: None,
             refused: VecDeque::new(),
+            left_out: Vec::new(),
             topics: Vec::new(),
         })
     }
@@ -194,10 +207,27 @@ impl RecordedFile {
         }
     }
 
-    /// Reads the next chunk in place of the current one, which is used up.
+    /// Passes the whole current chunk and its refused records.
+    pub(crate) fn take_chunk(&mut self, rejected: &mut VecDeque<DeadLetter>) -> Rows {
+        let rows = RecordBatch::new_empty(self.rows.schema());
+        self.next = 0;
+        self.records.clear();
+        self.pass_refused(rejected);
+        Rows {
+            rows: std::mem::replace(&mut self.rows, rows),
+            ids: std::mem::take(&mut self.ids),
+            broker_times: self.broker_times.take(),
+            labels: self.labels.take(),
+            left_out: std::mem::take(&mut self.left_out),
+        }
+    }
+
+    /// Reads the next chunk in place of the current one, which is used up: rows before `to`, and
+    /// refused records that are not known to be at or past `refused_to`.
     pub(crate) fn load(
         &mut self,
         to: Option<i64>,
+        refused_to: Option<i64>,
         rejected: &mut VecDeque<DeadLetter>,
     ) -> Result<(), IngestError> {
         let Some(mut chunk) = self.reader.next_chunk(&self.decoder)? else {
@@ -213,21 +243,23 @@ impl RecordedFile {
             .cloned()
             .zip(chunk.raw)
             .collect();
-        let kept = |time: Option<i64>| match (time, to) {
+        let kept = |time: Option<i64>| match (time, refused_to) {
             (Some(time), Some(to)) => time < to,
             _ => true,
         };
-        self.refused = letters
-            .into_iter()
-            .filter(|(refusal, _)| kept(refusal.event_time_us))
-            .map(|(refusal, raw)| {
-                let event = refusal.recorded;
-                let event = event.unwrap_or_else(|| self.file_id(first, refusal.record));
-                let (reason, detail) = (refusal.reason, refusal.detail);
-                let letter = self.decoder.dead_letter(event, reason, detail, &raw, None);
-                (refusal.record, letter)
-            })
-            .collect();
+        self.refused.clear();
+        self.left_out.clear();
+        for (refusal, raw) in letters {
+            let event = refusal.recorded;
+            let event = event.unwrap_or_else(|| self.file_id(first, refusal.record));
+            if !kept(refusal.event_time_us) {
+                self.left_out.push(event);
+                continue;
+            }
+            let (reason, detail) = (refusal.reason, refusal.detail);
+            let letter = self.decoder.dead_letter(event, reason, detail, &raw, None);
+            self.refused.push_back((refusal.record, letter));
+        }
         if let Some(to) = to {
             chunk.decoded = chunk.decoded.before(to)?;
         }

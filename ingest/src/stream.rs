@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::DataType;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{DataType, TimestampMicrosecondType};
+use serde_json::{Map, Value};
+
+use crate::values::value_as_json;
 
 use crate::hash::HashKey;
 use crate::protobuf::ProtobufSchema;
@@ -67,6 +71,16 @@ impl EpochUnit {
         }
     }
 
+    /// `us` microseconds as a count of the unit, rounded down.
+    pub(crate) fn of_us(self, us: i64) -> i64 {
+        match self {
+            EpochUnit::Seconds => us.div_euclid(1_000_000),
+            EpochUnit::Milliseconds => us.div_euclid(1_000),
+            EpochUnit::Microseconds => us,
+            EpochUnit::Nanoseconds => us.saturating_mul(1_000),
+        }
+    }
+
     /// Microseconds in one unit.
     pub(crate) fn us_each(self) -> f64 {
         match self {
@@ -75,6 +89,30 @@ impl EpochUnit {
             EpochUnit::Microseconds => 1.0,
             EpochUnit::Nanoseconds => 1e-3,
         }
+    }
+}
+
+impl StreamSpec {
+    /// A row of the relation as a JSON record of the stream, under the names of its source: what
+    /// stands for the record's bytes where only the row is left. Fields that are not declared are not in
+    /// it, and hashed columns stay hashed.
+    pub fn record_of(&self, rows: &RecordBatch, row: usize) -> Vec<u8> {
+        let mut record = Map::new();
+        for column in &self.columns {
+            if let Some(values) = rows.column_by_name(&column.name) {
+                record.insert(column.from.clone(), value_as_json(values, row));
+            }
+        }
+        let time_us = rows
+            .column(0)
+            .as_primitive::<TimestampMicrosecondType>()
+            .value(row);
+        let time = match self.event_time.unit {
+            Some(unit) => Value::from(unit.of_us(time_us)),
+            None => value_as_json(rows.column(0), row),
+        };
+        record.insert(self.event_time.column.clone(), time);
+        Value::Object(record).to_string().into_bytes()
     }
 }
 

@@ -221,19 +221,23 @@ impl Values<'_> {
 pub(crate) fn row_as_json(table: &RecordBatch, row: usize) -> Vec<u8> {
     let mut object = Map::new();
     for (field, array) in table.schema().fields().iter().zip(table.columns()) {
-        let value = match array.data_type() {
-            _ if array.is_null(row) => Value::Null,
-            DataType::Decimal128(..) => {
-                Value::String(array.as_primitive::<Decimal128Type>().value_as_string(row))
-            }
-            _ => match Values::of(&array.slice(row, 1)) {
-                Ok(Some(values)) => json_of(&values.cell(0), array, row),
-                _ => Value::String(array_value_to_string(array, row).unwrap_or_default()),
-            },
-        };
-        object.insert(field.name().clone(), value);
+        object.insert(field.name().clone(), value_as_json(array, row));
     }
     Value::Object(object).to_string().into_bytes()
+}
+
+/// A value of a column, with all its digits.
+pub(crate) fn value_as_json(array: &ArrayRef, row: usize) -> Value {
+    match array.data_type() {
+        _ if array.is_null(row) => Value::Null,
+        DataType::Decimal128(..) => {
+            Value::String(array.as_primitive::<Decimal128Type>().value_as_string(row))
+        }
+        _ => match Values::of(&array.slice(row, 1)) {
+            Ok(Some(values)) => json_of(&values.cell(0), array, row),
+            _ => Value::String(array_value_to_string(array, row).unwrap_or_default()),
+        },
+    }
 }
 
 fn json_of(cell: &Cell<'_>, array: &ArrayRef, row: usize) -> Value {

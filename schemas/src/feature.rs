@@ -65,6 +65,21 @@ pub struct FeatureBatch {
     /// Rows further behind their key's newest row than the allowed lateness, one for each entry of
     /// `scored`.
     pub late: Vec<bool>,
+    /// Rows that were refused for being late, ascending: nothing has taken them, and they are not
+    /// among `scored`.
+    pub too_late: Vec<TooLate>,
+}
+
+/// A row that was refused for being late.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TooLate {
+    /// Row of the batch.
+    pub row: u32,
+    /// Key that it is late for: the PARTITION BY of the first such windows; empty where they have
+    /// none.
+    pub key: Arc<str>,
+    /// How far it is behind the key's newest row, microseconds.
+    pub behind_us: i64,
 }
 
 /// One event's features: a row of a shared batch.

@@ -18,10 +18,12 @@ pub use attribution::{Attribution, AttributionError};
 pub use dead_letter::{DeadLetter, RejectReason, Sealing};
 pub use decision::{Action, Decision, Flag, Reason, Timing, Versions};
 pub use event::{EventBatch, EventTime};
-pub use feature::{FeatureBatch, FeatureField, FeatureRow, FeatureSchema, KnownLabel, NO_SLOT};
+pub use feature::{
+    FeatureBatch, FeatureField, FeatureRow, FeatureSchema, KnownLabel, NO_SLOT, TooLate,
+};
 pub use progress::{
     EventId, Offset, OffsetRange, Offsets, OrderRecord, OrderVersions, Partition, RangeError, Run,
     Sequence,
 };
-pub use relation::{Entity, LabelColumns, Relation, Stream};
+pub use relation::{Entity, LabelColumns, LateRows, Relation, Stream};
 pub use score::{Output, Rung, ScoreBatch, probability};

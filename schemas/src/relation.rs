@@ -45,6 +45,16 @@ pub struct LabelColumns {
     pub horizon_us: i64,
 }
 
+/// What becomes of a row that is late for one of its keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LateRows {
+    /// It is taken as of its own time, decided and flagged.
+    Decide,
+    /// It is refused: no window, no memory and no decision knows of it. Labels are taken all the
+    /// same: what they tell is news whenever it comes.
+    Refuse,
+}
+
 /// The relation's shape and the roles of its columns.
 #[derive(Debug, Clone)]
 pub struct Relation {
@@ -61,6 +71,8 @@ pub struct Relation {
     pub labels: Option<LabelColumns>,
     /// Rows further behind their key's newest row than this are late, microseconds.
     pub lateness_us: i64,
+    /// What becomes of late rows.
+    pub late_rows: LateRows,
 }
 
 impl Relation {

@@ -292,6 +292,7 @@ mod tests {
             }],
             labels: None,
             lateness_us: 0,
+            late_rows: sanderling_schemas::LateRows::Decide,
         };
         let schema = FeatureSchema {
             fields: Vec::new(),

@@ -76,6 +76,7 @@ fn relation(entities: &[&str], horizon_us: i64) -> Relation {
             horizon_us,
         }),
         lateness_us: 0,
+        late_rows: sanderling_schemas::LateRows::Decide,
     }
 }
 
@@ -246,6 +247,7 @@ impl Stream {
             offset: Offset(row as i64),
         };
         FeatureBatch {
+            too_late: Vec::new(),
             events: EventBatch {
                 rows: event_rows,
                 ids: (from..to).map(id).collect(),

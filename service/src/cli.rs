@@ -205,6 +205,10 @@ struct ReplayArgs {
     /// Rows from it on are left out.
     #[arg(long, value_parser = time, value_name = "T")]
     to: Option<EventTime>,
+    /// Follow the order and the rungs of this log: the order.parquet of a replay, or order records as
+    /// JSON lines. Rows that it does not name are left out.
+    #[arg(long, value_name = "FILE")]
+    order: Option<PathBuf>,
     /// Folder of the output.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -516,6 +520,7 @@ fn answer(cli: &Cli) -> Result<(), Vec<Failure>> {
                     inputs: args.input.files(&folder)?,
                     from: args.from,
                     to: args.to,
+                    order: args.order.clone(),
                     out: args.out.clone(),
                     resume: args.resume,
                     batch_rows: args.batch_rows as usize,

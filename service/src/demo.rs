@@ -180,7 +180,6 @@ pub fn demo(options: &DemoOptions) -> Result<Demo, Failure> {
         watched.map(|seconds| (tally, seconds))
     })?;
     let mut summary = tally.summary(
-        true,
         tally.decided_total(),
         seconds.as_secs_f64(),
         Some(screen.latency()),
@@ -256,7 +255,7 @@ fn drain(outcomes: &Outcomes, mut sink: KafkaSink, tally: &mut Tally) -> Result<
     loop {
         match outcomes.next_within(sink.due()) {
             Next::Outcome(Outcome::Decided(decided)) => {
-                tally.decided(decided.rows, &decided.decisions, &decided.labels);
+                tally.decided(&decided);
                 // History is not decided, and its order is the file's.
                 if !decided.broker_time_us.is_empty() {
                     sink.send_decided(&decided)?;

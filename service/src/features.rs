@@ -96,6 +96,7 @@ pub fn write(
                     .compute(&batch)
                     .map_err(|e| folder.feature_failure(&e))?;
                 written.rows += features.scored.len() as u64;
+                written.dead_lettered += features.too_late.len() as u64;
                 let rows = rows(folder, &schema, &features)
                     .map_err(|e| Failure::new("output", e.to_string()))?;
                 writer.write(&rows).map_err(failed)?;

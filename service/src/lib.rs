@@ -16,6 +16,7 @@ pub mod health;
 pub mod kafka;
 pub mod line;
 pub mod log;
+pub mod order_file;
 pub mod out_folder;
 pub mod overrides;
 pub mod pipeline;

@@ -123,7 +123,9 @@ pub struct Decided {
     pub source_ids: Option<ArrayRef>,
     /// Labels that became known in the batch.
     pub labels: Vec<KnownLabel>,
-    /// Rows of the batch.
+    /// Rows of the batch that came too late, where the pipeline refuses them.
+    pub dead_letters: Vec<DeadLetter>,
+    /// Rows of the batch, dead letters included.
     pub rows: usize,
     /// It was folded quietly.
     pub quiet: bool,
@@ -460,6 +462,10 @@ fn judge(
         Ok(Box::new(Decided {
             lane,
             source_ids,
+            dead_letters: match quiet {
+                true => Vec::new(),
+                false => judge.too_late(&batch),
+            },
             rows: batch.events.len(),
             quiet,
             order: OrderRecord {

@@ -70,7 +70,7 @@ impl OutFolder {
         })
     }
 
-    /// Writes a batch's decisions and its order record.
+    /// Writes a batch's decisions, its dead letters and its order record.
     pub fn write_decided(&mut self, decided: &Decided) -> Result<(), Failure> {
         if !decided.decisions.is_empty() {
             let timings = vec![decided.timing; decided.decisions.len()];
@@ -79,6 +79,9 @@ impl OutFolder {
                 .to_batch(&decided.decisions, decided.source_ids.clone(), &timings)
                 .map_err(|e| Failure::new("output", e.to_string()))?;
             self.write(0, &rows)?;
+        }
+        if !decided.dead_letters.is_empty() {
+            self.write_dead_letters(&decided.dead_letters)?;
         }
         let order = orders_to_batch(std::slice::from_ref(&decided.order))
             .map_err(|e| Failure::new("output", e.to_string()))?;

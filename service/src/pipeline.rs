@@ -12,9 +12,10 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use sanderling_decide::{Policy, PolicyError};
 use sanderling_explain::{ExplainError, Explainer, Rows};
 use sanderling_features::{FeatureEngine, FeatureError};
+use sanderling_ingest::StreamSpec;
 use sanderling_schemas::{
-    Action, Attribution, Decision, EventBatch, EventTime, FeatureBatch, FeatureRow, Flag,
-    OrderRecord, OrderVersions, Relation, Rung, Sequence, Versions,
+    Action, Attribution, DeadLetter, Decision, EventBatch, EventTime, FeatureBatch, FeatureRow,
+    Flag, OrderRecord, OrderVersions, RejectReason, Relation, Rung, Sequence, Versions,
 };
 use sanderling_scoring::{ModelInputs, Scored, Scorer, ScoringError, ServedModel, feature_matrix};
 
@@ -95,16 +96,23 @@ impl Pipeline {
         })
     }
 
-    /// What is decided about a batch. Batch boundaries never change a decision.
-    pub fn process(
-        &mut self,
-        batch: &EventBatch,
-        rung: Rung,
-    ) -> Result<Vec<Decision>, PipelineError> {
+    /// What becomes of a batch. Batch boundaries never change a decision.
+    pub fn process(&mut self, batch: &EventBatch, rung: Rung) -> Result<Judged, PipelineError> {
         let features = self.features.compute(batch)?;
         let scored = self.scorer.score(&features, rung)?;
-        self.judge.judge(&features, &scored)
+        Ok(Judged {
+            decisions: self.judge.judge(&features, &scored)?,
+            dead_letters: self.judge.too_late(&features),
+        })
     }
+}
+
+/// What became of a batch; its other rows only moved state.
+pub struct Judged {
+    /// In the order of their events.
+    pub decisions: Vec<Decision>,
+    /// Rows that came too late, where the pipeline refuses them.
+    pub dead_letters: Vec<DeadLetter>,
 }
 
 /// The stage that acts on scores: policy, attributions for whatever is not approved, reasons.
@@ -118,6 +126,7 @@ pub struct Judge {
     versions: Arc<Versions>,
     decide_from_us: i64,
     labels_are_made: bool,
+    streams: Vec<StreamSpec>,
 }
 
 impl Judge {
@@ -151,6 +160,7 @@ impl Judge {
             versions: Arc::new(versions),
             decide_from_us: i64::MIN,
             labels_are_made: false,
+            streams: folder.streams.clone(),
         })
     }
 
@@ -273,6 +283,32 @@ impl Judge {
             });
         }
         Ok(decisions)
+    }
+
+    /// The rows of a batch that were refused for being late. Their bytes are gone by now: the row
+    /// stands for them, as a record of its stream.
+    pub fn too_late(&self, batch: &FeatureBatch) -> Vec<DeadLetter> {
+        let (events, streams) = (&batch.events, batch.events.streams());
+        (batch.too_late.iter())
+            .map(|late| {
+                let row = late.row as usize;
+                let whose = match &*late.key {
+                    "" => String::new(),
+                    key => format!(" with its {key}"),
+                };
+                DeadLetter {
+                    event: events.ids[row].clone(),
+                    reason: RejectReason::TooLate,
+                    detail: format!(
+                        "{} s behind the newest row{whose}; {} s are allowed",
+                        late.behind_us as f64 / 1e6,
+                        self.relation.lateness_us as f64 / 1e6
+                    ),
+                    raw: self.streams[streams[row] as usize].record_of(&events.rows, row),
+                    sealed: None,
+                }
+            })
+            .collect()
     }
 
     /// Attributions of the scored rows `alerts`, in their order.

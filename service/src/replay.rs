@@ -3,19 +3,24 @@
 //! Input order and the full rung, unless an order log says otherwise. Checkpoints are kept under
 //! the output folder, so that `--resume` goes on after a crash with the same decisions.
 
+mod given;
+mod ordered;
+mod source;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use object_store::local::LocalFileSystem;
 use sanderling_ingest::{
-    EventSource, FileOptions, FileSource, IngestError, KafkaTrouble, LabelFileSpec, Position,
-    SourceEvent,
+    FileOptions, FileSource, IngestError, KafkaTrouble, LabelFileSpec, Position,
 };
 use sanderling_schemas::EventTime;
 use sanderling_schemas::wire::{DecisionTable, SourceId};
 use serde::{Deserialize, Serialize};
 
+use self::given::Given;
+use self::source::{Source, Step};
 use crate::checkpoint::{Checkpoint, CheckpointManifest, CheckpointStore};
 use crate::failure::{Failure, io_failure};
 use crate::folder::{PipelineFolder, relation_field};
@@ -34,6 +39,8 @@ pub struct ReplayOptions {
     pub from: Option<EventTime>,
     /// Rows from it on are not read.
     pub to: Option<EventTime>,
+    /// Order log to follow, instead of the order of the files.
+    pub order: Option<PathBuf>,
     /// Folder of the output.
     pub out: PathBuf,
     /// Go on from the newest good checkpoint in the output folder.
@@ -47,27 +54,32 @@ pub struct ReplayOptions {
 /// What a replay's checkpoint keeps beside the fold.
 #[derive(Serialize, Deserialize)]
 struct ReplayProgress {
+    given: Given,
     parts: usize,
     tally: Tally,
 }
 
 /// Replays; returns the summary that also stands in `summary.json`.
 pub fn replay(folder: &PipelineFolder, options: &ReplayOptions) -> Result<Summary, Failure> {
-    let mut pipeline = Pipeline::new(folder, options.threads)?;
-    if let Some(from) = options.from {
-        pipeline.judge = pipeline.judge.decide_from(from);
-    }
-    let versions = pipeline.judge.versions().clone();
-    let table = decision_table(folder, &pipeline)?;
-    let mut source = open_files(folder, &options.inputs, options.to, None)?;
     let labels_come_as_rows = folder.relation.labels.as_ref().is_some_and(|labels| {
         options
             .inputs
             .iter()
             .any(|i| i.stream == folder.relation.streams[labels.stream].name)
     });
-    pipeline.judge = pipeline.judge.labels_are_made(!labels_come_as_rows);
-    let progress = Progress::rows("replay", source.rows_total());
+    let new_pipeline = || -> Result<Pipeline, Failure> {
+        let mut pipeline = Pipeline::new(folder, options.threads)?;
+        if let Some(from) = options.from {
+            pipeline.judge = pipeline.judge.decide_from(from);
+        }
+        pipeline.judge = pipeline.judge.labels_are_made(!labels_come_as_rows);
+        Ok(pipeline)
+    };
+    let mut pipeline = new_pipeline()?;
+    let versions = pipeline.judge.versions().clone();
+    let table = decision_table(folder, &pipeline)?;
+    let (mut source, lanes, rows) = Source::open(folder, options, !labels_come_as_rows)?;
+    let progress = Progress::rows("replay", rows);
 
     let state = options.out.join("state");
     std::fs::create_dir_all(&state).map_err(|e| io_failure(&state, "make the state folder", &e))?;
@@ -80,11 +92,11 @@ pub fn replay(folder: &PipelineFolder, options: &ReplayOptions) -> Result<Summar
     let (parts, mut tally) = match options.resume && OutFolder::has_parts(&options.out) {
         false => {
             store.clear()?;
-            (0, Tally::default())
+            (0, Tally::with_frauds(&folder.relation))
         }
         true => match store.newest()? {
-            None => (0, Tally::default()),
-            Some(checkpoint) => restore(checkpoint, &mut pipeline, &mut source)?,
+            None => (0, Tally::with_frauds(&folder.relation)),
+            Some(checkpoint) => restore(checkpoint, options, &mut pipeline, &mut source)?,
         },
     };
     let mut out = OutFolder::open(&options.out, table, parts)?;
@@ -92,22 +104,25 @@ pub fn replay(folder: &PipelineFolder, options: &ReplayOptions) -> Result<Summar
     progress.set(tally.rows_in());
 
     let interval = parse_duration_us(&folder.settings.state.interval).unwrap_or(30_000_000) as u64;
+    // A checkpoint is of one fold; of several there is none, and a crash begins them anew.
+    let interval = (lanes == [None]).then_some(Duration::from_micros(interval));
+    let mut pipelines = vec![pipeline];
+    for _ in lanes.iter().skip(1) {
+        pipelines.push(new_pipeline()?);
+    }
     let started = Instant::now();
     line::run(
         |feeder| {
-            feeder.send(Input::Open(Lane::WHOLE, Box::new(pipeline)));
-            feed(
-                &mut source,
-                feeder,
-                options.batch_rows,
-                Duration::from_micros(interval),
-            )
+            for (lane, pipeline) in lanes.into_iter().zip(pipelines) {
+                feeder.send(Input::Open(Lane(lane), Box::new(pipeline)));
+            }
+            feed(&mut source, feeder, options.batch_rows, interval)
         },
         |outcomes| {
             while let Some(outcome) = outcomes.next() {
                 match outcome {
                     Outcome::Decided(decided) => {
-                        tally.decided(decided.rows, &decided.decisions, &decided.labels);
+                        tally.decided(&decided);
                         out.write_decided(&decided)?;
                     }
                     Outcome::Rejected(letters) => {
@@ -118,6 +133,7 @@ pub fn replay(folder: &PipelineFolder, options: &ReplayOptions) -> Result<Summar
                     Outcome::Barrier(barrier) => {
                         let parts = out.close_part()?;
                         let progress = ReplayProgress {
+                            given: Given::of(options),
                             parts,
                             tally: tally.clone(),
                         };
@@ -131,8 +147,8 @@ pub fn replay(folder: &PipelineFolder, options: &ReplayOptions) -> Result<Summar
     )?;
     out.finish()?;
     progress.finish();
+    source.finish();
     let summary = tally.summary(
-        folder.relation.labels.is_some(),
         tally.decided_total() - decided_before,
         started.elapsed().as_secs_f64(),
         None,
@@ -144,28 +160,29 @@ pub fn replay(folder: &PipelineFolder, options: &ReplayOptions) -> Result<Summar
     Ok(summary)
 }
 
-/// Reads the source to its end, with a barrier whenever `interval` has passed.
+/// Reads the source to its end, with a barrier whenever `interval` has passed, if one is given.
 fn feed(
-    source: &mut FileSource,
+    source: &mut Source,
     feeder: &Feeder,
     batch_rows: usize,
-    interval: Duration,
+    interval: Option<Duration>,
 ) -> Result<(), Failure> {
     let mut last_cut = Instant::now();
     loop {
-        let input = match source
-            .next(batch_rows, Duration::ZERO)
-            .map_err(input_failure)?
-        {
-            SourceEvent::Batch(batch) => Input::Batch(Work::whole(batch)),
-            SourceEvent::Rejected(letters) => Input::Rejected(letters),
-            SourceEvent::End => return Ok(()),
-            SourceEvent::Idle | SourceEvent::Assigned(_) | SourceEvent::Revoked(_) => continue,
+        let input = match source.next(batch_rows)? {
+            Step::Batch(rows) => Input::Batch(Work {
+                lane: Lane(rows.lane),
+                rung: rows.rung,
+                backlog: rows.backlog,
+                ..Work::whole(rows.events)
+            }),
+            Step::Rejected(letters) => Input::Rejected(letters),
+            Step::End => return Ok(()),
         };
         if !feeder.send(input) {
             return Ok(());
         }
-        if last_cut.elapsed() >= interval {
+        if interval.is_some_and(|interval| last_cut.elapsed() >= interval) {
             last_cut = Instant::now();
             if !feeder.send(Input::Barrier(cut(source)?)) {
                 return Ok(());
@@ -175,7 +192,7 @@ fn feed(
 }
 
 /// A barrier where the source now stands.
-fn cut(source: &dyn EventSource) -> Result<Barrier, Failure> {
+fn cut(source: &Source) -> Result<Barrier, Failure> {
     let position = source.position();
     let sequence = match &position {
         Position::Files { accepted, .. } | Position::Topics { accepted, .. } => *accepted,
@@ -216,8 +233,9 @@ fn checkpoint(
 /// Puts a checkpoint's state in place; returns what the replay kept beside it.
 fn restore(
     checkpoint: Checkpoint,
+    options: &ReplayOptions,
     pipeline: &mut Pipeline,
-    source: &mut FileSource,
+    source: &mut Source,
 ) -> Result<(usize, Tally), Failure> {
     let manifest = checkpoint.manifest;
     if manifest.versions != **pipeline.judge.versions() {
@@ -238,9 +256,10 @@ fn restore(
         .map_err(|e| unreadable(e.to_string()))?;
     let position: Position =
         serde_json::from_value(manifest.position).map_err(|e| unreadable(e.to_string()))?;
-    source.resume(&position).map_err(input_failure)?;
     let progress: ReplayProgress =
         serde_json::from_value(manifest.progress).map_err(|e| unreadable(e.to_string()))?;
+    Given::of(options).must_be_that_of(&progress.given)?;
+    source.resume(&position, options.batch_rows)?;
     Ok((progress.parts, progress.tally))
 }
 
@@ -317,6 +336,11 @@ pub fn input_failure(e: IngestError) -> Failure {
             "correct the schema, or name another in pipeline.yaml",
         ),
         IngestError::Registry { cure, .. } => (None, *cure),
+        IngestError::NotInInput { .. } => (
+            None,
+            "give all files that the recorded run read with --input, and the order that it wrote",
+        ),
+        IngestError::Twice { .. } => (None, "give each file and each order record once"),
         IngestError::Kafka { trouble, .. } => (None, kafka_cure(*trouble)),
         IngestError::PartitionsDiffer { .. } => (
             None,

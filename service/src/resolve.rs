@@ -14,7 +14,7 @@ use sanderling_ingest::{
     ColumnSpec, Decoder, EpochUnit, EventTimeSpec, Format, LabelFileSpec, RegistryOptions,
     StreamSpec,
 };
-use sanderling_schemas::{Entity, LabelColumns, Relation, Stream};
+use sanderling_schemas::{Entity, LabelColumns, LateRows, Relation, Stream};
 
 use crate::failure::Failure;
 use crate::settings::{self, Beyond, EntityState, Settings};
@@ -62,13 +62,6 @@ impl Resolver<'_> {
                 &["version"],
                 format!("version {} is not known", settings.version),
                 "write version: 1",
-            );
-        }
-        if settings.lateness.beyond == Beyond::DeadLetter {
-            self.fault(
-                &["lateness", "beyond"],
-                "dead_letter is not supported yet: late rows are decided and flagged",
-                "write beyond: decide, and filter on the flag `late`",
             );
         }
         let keys = self.keys(settings);
@@ -169,6 +162,10 @@ impl Resolver<'_> {
             entities,
             labels,
             lateness_us,
+            late_rows: match settings.lateness.beyond {
+                Beyond::Decide => LateRows::Decide,
+                Beyond::DeadLetter => LateRows::Refuse,
+            },
         };
         for spec in &specs {
             self.decoder(&relation, spec);

@@ -125,7 +125,7 @@ pub fn run(folder: &PipelineFolder, options: &RunOptions) -> Result<Summary, Fai
         stop,
     };
     service.alone()?;
-    let mut tally = Tally::default();
+    let mut tally = Tally::with_frauds(&folder.relation);
     let started = Instant::now();
     let (to_writer, barriers) = bounded(1);
     thread::scope(|scope| {
@@ -176,12 +176,7 @@ pub fn run(folder: &PipelineFolder, options: &RunOptions) -> Result<Summary, Fai
             },
         )
     })?;
-    Ok(tally.summary(
-        folder.relation.labels.is_some(),
-        tally.decided_total(),
-        started.elapsed().as_secs_f64(),
-        None,
-    ))
+    Ok(tally.summary(tally.decided_total(), started.elapsed().as_secs_f64(), None))
 }
 
 impl Service<'_> {

@@ -380,7 +380,8 @@ pub enum Beyond {
     /// It is decided and flagged.
     #[default]
     Decide,
-    /// It is dead-lettered.
+    /// It is dead-lettered, and nothing else knows of it: no window, no memory, no decision. This holds
+    /// for rows of every stream but the labels': what a label tells is news whenever it comes.
     DeadLetter,
 }
 

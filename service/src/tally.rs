@@ -1,51 +1,134 @@
 //! What became of the input: counters that must add up, and who was caught.
 //!
 //! `in = decided + dead-lettered + state-only`, always. A fraud counts as caught when the decision
-//! on it was not to approve; it is known to be one only when its label arrives.
+//! on it was not to approve; it is known to be one only when its label arrives. So each decision is
+//! remembered, in two bits, for as long as a label may still refer to its event.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use sanderling_schemas::{Action, DeadLetter, Decision, Flag, KnownLabel};
+use sanderling_schemas::{Action, DeadLetter, Decision, Flag, KnownLabel, Relation};
 use serde::{Deserialize, Serialize};
 
-/// A set of sequence numbers, one bit each.
-#[derive(Debug, Clone, Default)]
-struct Sequences(Vec<u64>);
+use crate::line::Decided;
 
-impl Sequences {
-    fn insert(&mut self, sequence: u64) {
-        let word = (sequence / 64) as usize;
-        if word >= self.0.len() {
-            self.0.resize(word + 1, 0);
+/// Sequences of a page of remembered decisions.
+const PAGE_SEQUENCES: u64 = 4096;
+/// One decision moves the newest time by this much at most, microseconds: an hour. So a single event
+/// with a wrong clock does not make the decisions of months forgotten.
+const NEWEST_STEP_US: i64 = 3_600_000_000;
+
+/// Known frauds among the decided events.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Frauds {
+    /// How far behind the newest decided event a label may find its event, microseconds.
+    reach_us: i64,
+    caught: u64,
+    missed: u64,
+    lanes: Vec<LaneDecisions>,
+}
+
+/// The remembered decisions of one lane.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct LaneDecisions {
+    lane: Option<i32>,
+    newest_us: Option<i64>,
+    /// By sequence / [`PAGE_SEQUENCES`].
+    pages: BTreeMap<u64, Page>,
+}
+
+/// What was decided of consecutive sequences.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Page {
+    /// Newest event time of the decided, microseconds.
+    newest_us: i64,
+    /// Sequences that were decided, and those that were not approved; from the page's first.
+    decided: Vec<u64>,
+    alerted: Vec<u64>,
+}
+
+impl Page {
+    fn has(bits: &[u64], at: u64) -> bool {
+        bits[(at / 64) as usize] >> (at % 64) & 1 == 1
+    }
+}
+
+impl Frauds {
+    fn new(reach_us: i64) -> Self {
+        Self {
+            reach_us,
+            caught: 0,
+            missed: 0,
+            lanes: Vec::new(),
         }
-        self.0[word] |= 1 << (sequence % 64);
     }
 
-    fn contains(&self, sequence: u64) -> bool {
-        self.0
-            .get((sequence / 64) as usize)
-            .is_some_and(|word| word >> (sequence % 64) & 1 == 1)
+    fn take(&mut self, lane: Option<i32>, decisions: &[Decision], labels: &[KnownLabel]) {
+        let known = self.lanes.iter().position(|of| of.lane == lane);
+        let at = known.unwrap_or_else(|| {
+            self.lanes.push(LaneDecisions {
+                lane,
+                newest_us: None,
+                pages: BTreeMap::new(),
+            });
+            self.lanes.len() - 1
+        });
+        let lane = &mut self.lanes[at];
+        decisions.iter().for_each(|decision| lane.decided(decision));
+        for label in labels.iter().filter(|l| l.value > 0.5 && !l.reversal) {
+            match lane.alerted(label.of.0) {
+                Some(true) => self.caught += 1,
+                Some(false) => self.missed += 1,
+                None => {}
+            }
+        }
+        lane.forget(self.reach_us);
     }
 }
 
-impl Serialize for Sequences {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let bytes: Vec<u8> = self.0.iter().flat_map(|word| word.to_le_bytes()).collect();
-        serializer.serialize_str(&BASE64.encode(bytes))
+impl LaneDecisions {
+    fn decided(&mut self, decision: &Decision) {
+        let time_us = decision.event_time.0;
+        self.newest_us = Some(match self.newest_us {
+            None => time_us,
+            Some(newest) => newest.max(time_us.min(newest.saturating_add(NEWEST_STEP_US))),
+        });
+        let sequence = decision.sequence.0;
+        let words = vec![0; (PAGE_SEQUENCES / 64) as usize];
+        let page = (self.pages)
+            .entry(sequence / PAGE_SEQUENCES)
+            .or_insert_with(|| Page {
+                newest_us: time_us,
+                decided: words.clone(),
+                alerted: words,
+            });
+        page.newest_us = page.newest_us.max(time_us);
+        let at = sequence % PAGE_SEQUENCES;
+        let bit = 1 << (at % 64);
+        page.decided[(at / 64) as usize] |= bit;
+        if decision.action != Action::Approve {
+            page.alerted[(at / 64) as usize] |= bit;
+        }
     }
-}
 
-impl<'de> Deserialize<'de> for Sequences {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let bytes = BASE64.decode(text).map_err(serde::de::Error::custom)?;
-        let words = bytes
-            .chunks_exact(8)
-            .map(|word| u64::from_le_bytes(word.try_into().expect("chunks of eight")));
-        Ok(Self(words.collect()))
+    /// Whether the event of a sequence was not approved; `None` if it was not decided.
+    fn alerted(&self, sequence: u64) -> Option<bool> {
+        let page = self.pages.get(&(sequence / PAGE_SEQUENCES))?;
+        let at = sequence % PAGE_SEQUENCES;
+        Page::has(&page.decided, at).then(|| Page::has(&page.alerted, at))
+    }
+
+    /// Forgets the oldest decisions that no label reaches any more.
+    fn forget(&mut self, reach_us: i64) {
+        let Some(newest_us) = self.newest_us else {
+            return;
+        };
+        let reach_us = newest_us.saturating_sub(reach_us);
+        while let Some(oldest) = self.pages.first_entry()
+            && oldest.get().newest_us < reach_us
+        {
+            oldest.remove();
+        }
     }
 }
 
@@ -57,32 +140,31 @@ pub struct Tally {
     dead_lettered: u64,
     late: u64,
     actions: BTreeMap<Action, u64>,
-    caught: u64,
-    missed: u64,
-    judged: Sequences,
-    flagged: Sequences,
+    frauds: Option<Frauds>,
 }
 
 impl Tally {
-    /// Counts a batch of `rows` rows and what was decided of them.
-    pub fn decided(&mut self, rows: usize, decisions: &[Decision], labels: &[KnownLabel]) {
-        self.rows_in += rows as u64;
-        self.decided += decisions.len() as u64;
-        for decision in decisions {
+    /// A tally that also knows who was caught, if the relation has labels. It remembers the decisions
+    /// of their horizon. The default counts nothing but rows.
+    pub fn with_frauds(relation: &Relation) -> Self {
+        Self {
+            frauds: (relation.labels.as_ref())
+                .map(|l| Frauds::new(l.horizon_us.saturating_add(relation.lateness_us))),
+            ..Self::default()
+        }
+    }
+
+    /// Counts a batch's rows and what became of them.
+    pub fn decided(&mut self, batch: &Decided) {
+        self.rows_in += batch.rows as u64;
+        self.dead_lettered += batch.dead_letters.len() as u64;
+        self.decided += batch.decisions.len() as u64;
+        for decision in &batch.decisions {
             *self.actions.entry(decision.action).or_default() += 1;
             self.late += u64::from(decision.flags.contains(&Flag::Late));
-            self.judged.insert(decision.sequence.0);
-            if decision.action != Action::Approve {
-                self.flagged.insert(decision.sequence.0);
-            }
         }
-        for label in labels {
-            if label.value > 0.5 && !label.reversal && self.judged.contains(label.of.0) {
-                match self.flagged.contains(label.of.0) {
-                    true => self.caught += 1,
-                    false => self.missed += 1,
-                }
-            }
+        if let Some(frauds) = &mut self.frauds {
+            frauds.take(batch.order.lane, &batch.decisions, &batch.labels);
         }
     }
 
@@ -105,7 +187,6 @@ impl Tally {
     /// The summary after `seconds`, in which `decided_now` decisions were made.
     pub fn summary(
         &self,
-        has_labels: bool,
         decided_now: u64,
         seconds: f64,
         latency_us: Option<LatencySummary>,
@@ -123,9 +204,9 @@ impl Tally {
             state_only: self.rows_in - self.decided - self.dead_lettered,
             late: self.late,
             actions: actions.into_iter().collect(),
-            fraud: has_labels.then_some(FraudSummary {
-                caught: self.caught,
-                missed: self.missed,
+            fraud: self.frauds.as_ref().map(|frauds| FraudSummary {
+                caught: frauds.caught,
+                missed: frauds.missed,
             }),
             events_per_s: if seconds > 0.0 {
                 (decided_now as f64 / seconds).round()
@@ -234,20 +315,96 @@ fn rss_mb() -> u64 {
 mod tests {
     use super::*;
 
+    use std::sync::Arc;
+
+    use sanderling_schemas::{
+        EventId, EventTime, FeatureRow, Offset, Output, Partition, Rung, Sequence, Versions,
+    };
+
+    const HOUR_US: i64 = 3_600_000_000;
+
+    fn decision(sequence: u64, time_us: i64, action: Action) -> Decision {
+        let v = || Arc::<str>::from("v");
+        Decision {
+            event: EventId {
+                topic: v(),
+                partition: Partition(0),
+                offset: Offset(sequence as i64),
+            },
+            key: None,
+            event_time: EventTime(time_us),
+            sequence: Sequence(sequence),
+            stream: v(),
+            action,
+            output: Output::LogOdds,
+            score: 0.0,
+            rung: Rung::Full,
+            reasons: Vec::new(),
+            features: FeatureRow {
+                batch: arrow::array::RecordBatch::new_empty(Arc::new(
+                    arrow::datatypes::Schema::empty(),
+                )),
+                row: 0,
+            },
+            attribution: None,
+            shadow: BTreeMap::new(),
+            flags: Vec::new(),
+            versions: Arc::new(Versions {
+                engine: v(),
+                numerics: v(),
+                pipeline: v(),
+                features: v(),
+                model: v(),
+                policy: v(),
+            }),
+        }
+    }
+
+    fn fraud(of: u64) -> KnownLabel {
+        KnownLabel {
+            row: 0,
+            of: Sequence(of),
+            value: 1.0,
+            reversal: false,
+        }
+    }
+
     #[test]
-    fn a_set_survives_its_text() {
-        let mut set = Sequences::default();
-        for sequence in [0, 63, 64, 1000] {
-            set.insert(sequence);
+    fn frauds_are_known_for_the_horizon_and_no_longer_kept() {
+        let mut frauds = Frauds::new(48 * HOUR_US);
+        // One event a minute for a year; the label of each comes after 40 hours, where every third row is
+        // not decided and every fifth of the rest is not approved.
+        let mut pages_max = 0;
+        let (mut caught, mut missed) = (0, 0);
+        for n in 0..525_600u64 {
+            let action = match n % 5 {
+                0 => Action::Review,
+                _ => Action::Approve,
+            };
+            let decisions: Vec<Decision> = (n % 3 != 0)
+                .then(|| decision(n, n as i64 * HOUR_US / 60, action))
+                .into_iter()
+                .collect();
+            let labels: Vec<KnownLabel> = n.checked_sub(2400).map(fraud).into_iter().collect();
+            frauds.take(Some(2), &decisions, &labels);
+            if let Some(of) = n.checked_sub(2400) {
+                caught += u64::from(of % 3 != 0 && of % 5 == 0);
+                missed += u64::from(of % 3 != 0 && of % 5 != 0);
+            }
+            pages_max = pages_max.max(frauds.lanes[0].pages.len());
         }
-        let text = serde_json::to_string(&set).unwrap();
-        let back: Sequences = serde_json::from_str(&text).unwrap();
-        for sequence in [0, 1, 63, 64, 65, 1000, 100_000] {
-            assert_eq!(
-                back.contains(sequence),
-                set.contains(sequence),
-                "{sequence}"
-            );
-        }
+        assert_eq!((frauds.caught, frauds.missed), (caught, missed));
+        assert!(pages_max <= 2, "{pages_max} pages for 2,880 events");
+
+        // It survives its text, and a wrong clock.
+        let text = serde_json::to_string(&frauds).unwrap();
+        let mut back: Frauds = serde_json::from_str(&text).unwrap();
+        let wrong = decision(525_600, i64::MAX / 2, Action::Approve);
+        back.take(Some(2), &[wrong], &[]);
+        // The same sequence of another lane is another event.
+        back.take(None, &[], &[fraud(525_599)]);
+        assert_eq!(back.missed, missed);
+        back.take(Some(2), &[], &[fraud(525_599)]);
+        assert_eq!(back.missed, missed + 1);
     }
 }

@@ -294,7 +294,10 @@ impl Metrics {
         };
         self.late.inc_by(flagged(Flag::Late));
         self.backlog.inc_by(flagged(Flag::Backlog));
-        self.state_only.inc_by(decided.rows as u64 - decisions);
+        self.rejected(&decided.dead_letters);
+        let refused = decided.dead_letters.len() as u64;
+        self.state_only
+            .inc_by(decided.rows as u64 - decisions - refused);
         self.batches.of(decided.order.rung).inc();
         self.rung_decisions.of(decided.order.rung).inc_by(decisions);
         let timing = &decided.timing;

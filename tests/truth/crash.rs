@@ -83,7 +83,7 @@ pub fn killed_and_resumed(replay: &Replay, out: &Path, rows: u64, took: Duration
 }
 
 /// The checkpoints that are whole by their manifest, oldest first.
-fn checkpoints(state: &Path) -> Vec<u64> {
+pub fn checkpoints(state: &Path) -> Vec<u64> {
     let Ok(listing) = std::fs::read_dir(state) else {
         return Vec::new();
     };

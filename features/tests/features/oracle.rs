@@ -12,7 +12,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 use sanderling_features::FeatureEngine;
-use sanderling_schemas::{EventBatch, FeatureBatch, KnownLabel};
+use sanderling_schemas::{EventBatch, FeatureBatch, KnownLabel, LateRows, Relation};
 use sanderling_state::Restored;
 
 use crate::stream::{HORIZON_US, HOUR_US, LATENESS_US, Row, batch, relation, rows};
@@ -231,6 +231,7 @@ struct Folded {
     slots: Vec<Vec<u32>>,
     labels: Vec<KnownLabel>,
     late: Vec<bool>,
+    too_late: Vec<u32>,
 }
 
 fn fold(engine: &mut FeatureEngine, whole: &EventBatch, ends: &[usize]) -> Vec<FeatureBatch> {
@@ -251,6 +252,7 @@ fn joined(batches: Vec<FeatureBatch>) -> Folded {
     let mut slots = vec![Vec::new(); batches[0].slots.len()];
     let mut labels = Vec::new();
     let mut late = Vec::new();
+    let mut too_late = Vec::new();
     for batch in &batches {
         slots
             .iter_mut()
@@ -262,13 +264,59 @@ fn joined(batches: Vec<FeatureBatch>) -> Folded {
             ..*l
         }));
         late.extend(&batch.late);
+        too_late.extend(batch.too_late.iter().map(|late| late.row + from));
     }
     Folded {
         features,
         slots,
         labels,
         late,
+        too_late,
     }
+}
+
+/// The rows that are not too late, by their sequence: each is judged by those that were kept before it.
+fn in_time(all: &[Row]) -> Vec<usize> {
+    let (mut kept, mut rows): (Vec<usize>, Vec<Row>) = (Vec::new(), Vec::new());
+    let mut newest: HashMap<(&str, Option<u8>), i64> = HashMap::new();
+    for (sequence, row) in all.iter().enumerate() {
+        let mut keys = Some((row.card, row.terminal));
+        if row.label {
+            rows.push(row.clone());
+            let known = accepted(&rows).1;
+            keys = (known
+                .last()
+                .filter(|label| label.row as usize + 1 == rows.len()))
+            .map(|label| &rows[label.of.0 as usize])
+            .map(|of| (of.card, of.terminal));
+        } else {
+            let late = [("card", row.card), ("terminal", row.terminal)]
+                .iter()
+                .any(|key| (newest.get(key)).is_some_and(|at| row.time_us < at - LATENESS_US));
+            if late {
+                continue;
+            }
+            rows.push(row.clone());
+        }
+        kept.push(sequence);
+        for key in keys
+            .iter()
+            .flat_map(|(card, terminal)| [("card", *card), ("terminal", *terminal)])
+        {
+            let at = newest.entry(key).or_insert(row.time_us);
+            *at = row.time_us.max(*at);
+        }
+    }
+    kept
+}
+
+/// An engine that refuses late rows.
+fn strict() -> FeatureEngine {
+    let relation = Relation {
+        late_rows: LateRows::Refuse,
+        ..(*relation(true)).clone()
+    };
+    FeatureEngine::new(Arc::new(relation), &features_sql()).unwrap()
 }
 
 fn engine(labels: bool) -> FeatureEngine {
@@ -332,6 +380,52 @@ proptest! {
         }
         prop_assert_eq!(after.label_counts(), first.label_counts());
         prop_assert_eq!(&joined(batches), &unbroken);
+    }
+
+    #[test]
+    fn refused_rows_are_as_if_they_had_never_come(
+        rows in rows(160, false),
+        mut ends in prop::collection::vec(1usize..160, 0..8),
+        restart in 0usize..9,
+    ) {
+        ends.sort_unstable();
+        let kept = in_time(&rows);
+        let refused: Vec<u32> = (0..rows.len()).filter(|n| !kept.contains(n)).map(|n| n as u32).collect();
+        let survivors: Vec<Row> = kept.iter().map(|n| rows[*n].clone()).collect();
+        let expected = joined(fold(&mut engine(true), &batch(&relation(true), &survivors), &[]));
+
+        let whole = batch(&relation(true), &rows);
+        let at_once = joined(fold(&mut strict(), &whole, &[]));
+        prop_assert_eq!(&at_once.too_late, &refused);
+        prop_assert_eq!(&at_once.features, &expected.features);
+        prop_assert!(at_once.late.iter().all(|late| !late));
+        let as_sent = |label: &KnownLabel| KnownLabel {
+            row: kept[label.row as usize] as u32,
+            of: sanderling_schemas::Sequence(kept[label.of.0 as usize] as u64),
+            ..*label
+        };
+        let labels: Vec<KnownLabel> = expected.labels.iter().map(as_sent).collect();
+        prop_assert_eq!(&at_once.labels, &labels);
+        for (slots, expected) in at_once.slots.iter().zip(&expected.slots) {
+            let taken: Vec<u32> = kept.iter().map(|n| slots[*n]).collect();
+            prop_assert_eq!(&taken, expected);
+        }
+
+        let middle = ends.get(restart).copied().unwrap_or(0).min(whole.len());
+        let mut before = strict();
+        let mut batches = match middle {
+            0 => Vec::new(),
+            _ => fold(&mut before, &whole.slice(0, middle), &ends),
+        };
+        let mut file = Vec::new();
+        before.snapshot().write_arrow(&mut file).unwrap();
+        let mut after = strict();
+        after.restore(Restored::read_arrow(file.as_slice()).unwrap()).unwrap();
+        if middle < whole.len() {
+            let rest: Vec<usize> = ends.iter().filter(|end| **end > middle).map(|end| end - middle).collect();
+            batches.extend(fold(&mut after, &whole.slice(middle, whole.len() - middle), &rest));
+        }
+        prop_assert_eq!(&joined(batches), &at_once);
     }
 
     #[test]

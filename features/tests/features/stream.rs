@@ -9,7 +9,8 @@ use arrow::array::{
 use arrow::datatypes::DataType;
 use proptest::prelude::*;
 use sanderling_schemas::{
-    Entity, EventBatch, EventId, LabelColumns, Offset, Partition, Relation, Sequence, Stream,
+    Entity, EventBatch, EventId, LabelColumns, LateRows, Offset, Partition, Relation, Sequence,
+    Stream,
 };
 
 pub const HOUR_US: i64 = 3_600_000_000;
@@ -70,6 +71,7 @@ pub fn relation(labels: bool) -> Arc<Relation> {
             horizon_us: HORIZON_US,
         }),
         lateness_us: LATENESS_US,
+        late_rows: LateRows::Decide,
     })
 }
 

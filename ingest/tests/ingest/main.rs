@@ -5,6 +5,7 @@ mod files;
 mod formats;
 mod identifiers;
 mod kafka;
+mod ordered;
 mod registry;
 mod simulate;
 
@@ -76,6 +77,7 @@ fn payments() -> (Arc<Relation>, Vec<StreamSpec>) {
             horizon_us: i64::MAX,
         }),
         lateness_us: 0,
+        late_rows: sanderling_schemas::LateRows::Decide,
     };
     let payments = spec(
         "payments",

@@ -149,7 +149,7 @@ impl KafkaSink {
                 timing: None,
             })?;
         }
-        Ok(())
+        self.send_dead_letters(&decided.dead_letters)
     }
 
     /// Sends refused records.

@@ -40,7 +40,7 @@ impl Service<'_> {
                         sink.send_decided(&decided)?;
                         self.metrics.stage(Stage::Encode, started.elapsed());
                         self.metrics.batch(&decided, deadline);
-                        tally.decided(decided.rows, &decided.decisions, &decided.labels);
+                        tally.decided(&decided);
                     }
                     if let Some(mark) = decided.mark {
                         sink.mark(mark);

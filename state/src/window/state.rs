@@ -129,6 +129,14 @@ impl WindowState {
         Ok(WindowOutput { columns, late })
     }
 
+    /// The newest event time that the rows of a key have come to, microseconds; `None` before the
+    /// first.
+    pub fn newest_us(&self, slot: u32) -> Option<i64> {
+        let at = ring_of(slot);
+        let newest_us = (at < self.rings.len()).then(|| self.rings.get(at).newest_us)?;
+        (newest_us != NEVER_US).then_some(newest_us)
+    }
+
     /// Number of rings, the one for NULL keys included.
     pub fn len(&self) -> usize {
         self.rings.len()

@@ -8,13 +8,14 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::PhysicalExpr;
 use sanderling_schemas::{
-    EventBatch, FeatureBatch, FeatureField, FeatureSchema, LateRows, NO_SLOT, Relation, TooLate,
+    EventBatch, FeatureBatch, FeatureField, FeatureSchema, LateRows, Relation, TooLate,
 };
-use sanderling_state::window::WindowOutput;
+use sanderling_state::window::Footprint;
 use sanderling_state::{KeyIndex, Restored, Snapshot, StateError};
 use sha2::{Digest, Sha256};
 
-use crate::groups::{GroupRows, WindowGroup, evaluate, take_rows};
+use crate::clock::Clock;
+use crate::groups::{GroupOutput, GroupRows, WindowGroup, evaluate, take_rows};
 use crate::keys::{KeyEncoder, Keys};
 use crate::labels::{Joined, LabelJoin};
 use crate::lateness::Lateness;
@@ -30,8 +31,7 @@ pub struct FeatureEngine {
     entities: Vec<EntityKeys>,
     groups: Vec<WindowGroup>,
     outputs: Outputs,
-    /// Newest event time of any row, microseconds.
-    newest_us: i64,
+    clock: Clock,
 }
 
 /// One entity's keys.
@@ -103,7 +103,7 @@ impl FeatureEngine {
             entities,
             groups,
             outputs,
-            newest_us: i64::MIN,
+            clock: Clock::default(),
             relation,
         })
     }
@@ -158,9 +158,19 @@ impl FeatureEngine {
             .map(|entity| entity.slots(&events.rows, &enters))
             .collect::<Result<Vec<_>, _>>()?;
 
+        let times_us = events.event_times_us();
+        let mut refused = too_late.iter().map(|late| late.row as usize).peekable();
+        let (clock_us, credible_us): (Vec<i64>, Vec<i64>) = (times_us.iter().enumerate())
+            .map(|(row, time_us)| match refused.next_if_eq(&row) {
+                Some(_) => (self.clock.now_us(), self.clock.now_us()),
+                None => self.clock.observe(*time_us),
+            })
+            .unzip();
         let group_rows = GroupRows {
             rows: &events.rows,
-            times_us: events.event_times_us(),
+            times_us,
+            credible_us: &credible_us,
+            clock_us: &clock_us,
             enters: &enters,
             emits: &emits,
             slots: &slots,
@@ -213,11 +223,25 @@ impl FeatureEngine {
         self.features(&rows, None, results)
     }
 
+    /// What the windows of all keys keep, the bytes of the entities' keys among it.
+    pub fn footprint(&self) -> Footprint {
+        let mut all = Footprint::default();
+        for group in &self.groups {
+            let Footprint { keys, rows, bytes } = group.footprint();
+            all.keys += keys;
+            all.rows += rows;
+            all.bytes += bytes;
+        }
+        let entities = self.entities.iter().map(|entity| entity.index.bytes());
+        all.bytes += entities.sum::<usize>();
+        all
+    }
+
     /// All that the fold has come to, by reference.
     pub fn snapshot(&self) -> Snapshot {
         let mut snapshot = Snapshot::default();
         snapshot.add_value("shape", self.shape());
-        snapshot.add_value("newest", self.newest_us);
+        self.clock.snapshot("clock", &mut snapshot);
         for (number, entity) in self.entities.iter().enumerate() {
             entity
                 .index
@@ -240,7 +264,7 @@ impl FeatureEngine {
         if restored.section("shape")?.value::<String>()? != self.shape() {
             return Err(StateError::Mismatch("it is of other features".into()).into());
         }
-        self.newest_us = restored.section("newest")?.value()?;
+        self.clock = Clock::restore("clock", &restored)?;
         for (number, entity) in self.entities.iter_mut().enumerate() {
             entity.index = KeyIndex::restore(restored.section(&format!("entity-{number}"))?)?;
         }
@@ -306,11 +330,8 @@ impl FeatureEngine {
                 .labels
                 .as_ref()
                 .map(|labels| labels.stream as i8),
-            newest_us: self.newest_us,
+            clock: self.clock.clone(),
         };
-        self.newest_us = (batch.event_times_us().iter().copied())
-            .max()
-            .map_or(self.newest_us, |newest| newest.max(self.newest_us));
         let mut refused = HashSet::new();
         if self.relation.late_rows == LateRows::Decide || !lateness.is_possible(batch) {
             return Ok((self.join(batch, &refused)?, Vec::new()));
@@ -351,7 +372,7 @@ impl FeatureEngine {
         &self,
         rows: &RecordBatch,
         picked: Option<&[u32]>,
-        results: Vec<WindowOutput>,
+        results: Vec<GroupOutput>,
     ) -> Result<RecordBatch, FeatureError> {
         let outputs = &self.outputs;
         let mut columns: Vec<ArrayRef> = outputs
@@ -396,13 +417,11 @@ impl EntityKeys {
         let keys = self.encoder.keys(std::slice::from_ref(column))?;
         let nulls = column.logical_nulls();
         let valid = |row: usize| nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row));
-        let index = &mut self.index;
-        Ok((enters.iter().enumerate())
-            .map(|(row, enters)| match *enters && valid(row) {
-                true => keys.with(row, |key| key.map_or(NO_SLOT, |key| index.slot_of(key))),
-                false => NO_SLOT,
-            })
-            .collect())
+        Ok(self.index.slots_of(enters.len(), &|row, take| {
+            if enters[row] && valid(row) {
+                keys.with(row, take);
+            }
+        }))
     }
 }
 
@@ -454,7 +473,7 @@ fn lineage(expr: &Expr, plan: &Plan, relation: &Relation) -> (Option<usize>, boo
     });
     let from_label = reads_label(expr)
         || windows.iter().any(|window| {
-            reads_label(&window.argument)
+            window.arguments.iter().any(reads_label)
                 || window.filter.as_ref().is_some_and(reads_label)
                 || window.partition_by.iter().any(reads_label)
         });

@@ -1,10 +1,9 @@
 //! All windows of one `PARTITION BY` key: compiled arguments, slots, and the rings behind them.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array, new_null_array};
-use arrow::compute::concat;
+use arrow::compute::{cast, concat};
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
@@ -13,16 +12,18 @@ use datafusion::physical_expr::PhysicalExpr;
 use sanderling_schemas::Relation;
 use sanderling_schemas::relation::{EVENT_TIME, STREAM};
 use sanderling_state::window::{
-    Aggregate, COLUMNS_MAX, Column, Function, WindowOutput, WindowRows, WindowSpec, WindowState,
+    Aggregate, COLUMNS_MAX, Column, Footprint, Frame, Function, WindowOutput, WindowRows,
+    WindowSpec, WindowState,
 };
-use sanderling_state::{KeyIndex, Restored, Snapshot};
+use sanderling_state::{KeyIndex, Restored, Snapshot, StateError};
 
 use crate::FeatureError;
+use crate::accumulate::{FrameAggregate, OTHERWISE};
 use crate::engine::EntityKeys;
 use crate::keys::{KeyEncoder, Keys};
 use crate::lateness::NewestTimes;
 use crate::plan::Plan;
-use crate::windows::WindowCall;
+use crate::windows::{Kept, WindowCall};
 
 /// All windows of one `PARTITION BY`.
 pub(crate) struct WindowGroup {
@@ -32,7 +33,24 @@ pub(crate) struct WindowGroup {
     by: Arc<str>,
     key: GroupKey,
     arguments: Vec<(Arc<dyn PhysicalExpr>, String)>,
+    /// For each window, its type, and what computes it from the frame's rows, if no kernel does.
+    results: Vec<(DataType, Option<FrameAggregate>)>,
     state: WindowState,
+}
+
+/// A window's results, in the order of the windows, and whether rows are late.
+pub(crate) struct GroupOutput {
+    pub columns: Vec<ArrayRef>,
+    pub late: Vec<bool>,
+}
+
+/// A call before its group is known.
+struct Prepared {
+    function: Function,
+    columns: Vec<Kept>,
+    only: Option<Expr>,
+    output: DataType,
+    from_rows: Option<FrameAggregate>,
 }
 
 /// Where a group's slots come from.
@@ -50,6 +68,10 @@ enum GroupKey {
 pub(crate) struct GroupRows<'a> {
     pub rows: &'a RecordBatch,
     pub times_us: &'a [i64],
+    /// See [`WindowRows::credible_us`].
+    pub credible_us: &'a [i64],
+    /// See [`WindowRows::clock_us`].
+    pub clock_us: &'a [i64],
     pub enters: &'a [bool],
     pub emits: &'a [bool],
     /// Slots of the entities.
@@ -60,27 +82,33 @@ impl WindowGroup {
     /// Groups the plan's windows by key, and where a key has more arguments than a ring holds columns,
     /// into several groups.
     pub(crate) fn of(plan: &Plan, relation: &Relation) -> Result<Vec<Self>, FeatureError> {
-        let mut keys: Vec<(&[Expr], Vec<usize>)> = Vec::new();
+        let mut keys: Vec<(&[Expr], Vec<Expr>, Vec<(usize, Prepared)>)> = Vec::new();
         for (number, call) in plan.windows.iter().enumerate() {
-            let room = |windows: &[usize]| {
-                let arguments = |number: &usize| {
-                    let call: &WindowCall = &plan.windows[*number];
-                    (&call.argument, &call.filter)
-                };
-                let others: HashSet<_> = windows.iter().map(arguments).collect();
-                others.len() < COLUMNS_MAX || others.contains(&arguments(&number))
-            };
+            let prepared = Prepared::of(call, plan, relation).map_err(|e| plan.about(number, e))?;
             let key = call.partition_by.as_slice();
-            match keys
-                .iter_mut()
-                .find(|(other, windows)| *other == key && room(windows))
-            {
-                Some((_, windows)) => windows.push(number),
-                None => keys.push((key, vec![number])),
-            }
+            let lacks = |known: &[Expr]| -> Vec<Expr> {
+                let mut lacks: Vec<Expr> = Vec::new();
+                for expr in prepared.exprs() {
+                    if !known.contains(expr) && !lacks.contains(expr) {
+                        lacks.push(expr.clone());
+                    }
+                }
+                lacks
+            };
+            let room = |known: &[Expr]| known.len() + lacks(known).len() <= COLUMNS_MAX;
+            let group = keys
+                .iter()
+                .position(|(other, known, _)| *other == key && room(known));
+            let group = group.unwrap_or_else(|| {
+                keys.push((key, Vec::new(), Vec::new()));
+                keys.len() - 1
+            });
+            let (_, known, calls) = &mut keys[group];
+            known.extend(lacks(known));
+            calls.push((number, prepared));
         }
         keys.into_iter()
-            .map(|(key, windows)| Self::new(plan, relation, key, windows))
+            .map(|(key, columns, calls)| Self::new(plan, relation, key, columns, calls))
             .collect()
     }
 
@@ -88,27 +116,37 @@ impl WindowGroup {
         plan: &Plan,
         relation: &Relation,
         key: &[Expr],
-        windows: Vec<usize>,
+        exprs: Vec<Expr>,
+        calls: Vec<(usize, Prepared)>,
     ) -> Result<Self, FeatureError> {
         let schema = &relation.schema;
-        let mut exprs: Vec<Expr> = Vec::new();
+        let mut columns = vec![None; exprs.len()];
         let mut arguments = Vec::new();
-        let (mut columns, mut frames, mut aggregates) = (Vec::new(), Vec::new(), Vec::new());
-        for number in &windows {
-            let call = &plan.windows[*number];
-            let kept = call.kept(plan, schema)?;
-            let column = match exprs.iter().position(|expr| *expr == kept) {
-                Some(column) => column,
-                None => {
-                    let compiled = plan.compile(&kept, schema)?;
-                    columns.push(Column {
-                        data_type: type_of(&compiled, schema)?,
-                    });
-                    arguments.push((compiled, call.text.clone()));
-                    exprs.push(kept);
-                    columns.len() - 1
-                }
-            };
+        for expr in &exprs {
+            arguments.push((plan.compile(expr, schema)?, String::new()));
+        }
+        let (mut frames, mut aggregates) = (Vec::new(), Vec::new());
+        let (mut windows, mut results) = (Vec::new(), Vec::new());
+        let place = |expr: &Expr| {
+            let place = exprs.iter().position(|other| other == expr);
+            place.expect("all expressions of the calls were collected")
+        };
+        for (number, prepared) in calls {
+            let call = &plan.windows[number];
+            for kept in &prepared.columns {
+                let at = place(&kept.expr);
+                columns[at] = Some(Column {
+                    data_type: kept.data_type.clone(),
+                });
+                arguments[at].1.clone_from(&call.text);
+            }
+            if let Some(only) = &prepared.only {
+                let at = place(only);
+                columns[at].get_or_insert(Column {
+                    data_type: DataType::Int64,
+                });
+                arguments[at].1.clone_from(&call.text);
+            }
             let frame = frames
                 .iter()
                 .position(|frame| *frame == call.frame)
@@ -116,18 +154,25 @@ impl WindowGroup {
                     frames.push(call.frame);
                     frames.len() - 1
                 });
-            check(call, &columns[column], plan, relation).map_err(|e| plan.about(*number, e))?;
             aggregates.push(Aggregate {
-                function: call.function,
-                column,
+                function: prepared.function,
+                columns: prepared
+                    .columns
+                    .iter()
+                    .map(|kept| place(&kept.expr))
+                    .collect(),
+                only: prepared.only.as_ref().map(place),
                 frame,
-                output: call.data_type.clone(),
+                output: prepared.output,
             });
+            windows.push(number);
+            results.push((call.data_type.clone(), prepared.from_rows));
         }
         let by: Vec<String> = key
             .iter()
             .map(|key| key.schema_name().to_string())
             .collect();
+        let columns = columns.into_iter().flatten().collect();
         let key = match key {
             [Expr::Column(column)] => relation
                 .entities
@@ -143,12 +188,13 @@ impl WindowGroup {
             by: by.join(", ").into(),
             key,
             arguments,
+            results,
             state: WindowState::new(Arc::new(spec)),
         })
     }
 
     /// Takes the rows in and returns the results of those that emit.
-    pub(crate) fn compute(&mut self, rows: &GroupRows<'_>) -> Result<WindowOutput, FeatureError> {
+    pub(crate) fn compute(&mut self, rows: &GroupRows<'_>) -> Result<GroupOutput, FeatureError> {
         let columns = self.arguments_of(rows.rows)?;
         let own;
         let slots = match &mut self.key {
@@ -159,24 +205,24 @@ impl WindowGroup {
                 index,
             } => {
                 let keys = own_keys(exprs, encoder, rows.rows)?;
-                own = (rows.enters.iter().enumerate())
-                    .map(|(row, enters)| match enters {
-                        true => {
-                            keys.with(row, |key| key.map_or(NULL_KEY, |key| index.slot_of(key)))
-                        }
-                        false => NULL_KEY,
-                    })
-                    .collect::<Vec<_>>();
+                own = index.slots_of(rows.enters.len(), &|row, take| {
+                    if rows.enters[row] {
+                        keys.with(row, take);
+                    }
+                });
                 &own
             }
         };
-        Ok(self.state.compute(&WindowRows {
+        let rows = WindowRows {
             slots,
             times_us: rows.times_us,
+            credible_us: rows.credible_us,
+            clock_us: rows.clock_us,
             enters: rows.enters,
             emits: rows.emits,
             columns: &columns,
-        })?)
+        };
+        run(&mut self.state, &self.results, &rows)
     }
 
     /// The newest times of the keys of rows.
@@ -204,17 +250,29 @@ impl WindowGroup {
         &self,
         rows: &RecordBatch,
         times_us: &[i64],
-    ) -> Result<WindowOutput, FeatureError> {
+    ) -> Result<GroupOutput, FeatureError> {
         let columns = self.arguments_of(rows)?;
         let slots: Vec<u32> = (0..rows.num_rows() as u32).collect();
         let all = vec![true; rows.num_rows()];
-        Ok(self.state.fresh().compute(&WindowRows {
+        let rows = WindowRows {
             slots: &slots,
             times_us,
+            credible_us: times_us,
+            clock_us: &vec![i64::MIN; times_us.len()],
             enters: &all,
             emits: &all,
             columns: &columns,
-        })?)
+        };
+        run(&mut self.state.fresh(), &self.results, &rows)
+    }
+
+    /// What the windows keep, the group's own keys among it.
+    pub(crate) fn footprint(&self) -> Footprint {
+        let mut footprint = self.state.footprint();
+        if let GroupKey::Own { index, .. } = &self.key {
+            footprint.bytes += index.bytes();
+        }
+        footprint
     }
 
     /// The plan's windows, in the order of the results.
@@ -230,15 +288,14 @@ impl WindowGroup {
     }
 
     pub(crate) fn snapshot(&self, name: &str, snapshot: &mut Snapshot) {
-        self.state.snapshot(&format!("{name}/rings"), snapshot);
+        self.state.snapshot(name, snapshot);
         if let GroupKey::Own { index, .. } = &self.key {
             index.snapshot(&format!("{name}/keys"), snapshot);
         }
     }
 
     pub(crate) fn restore(&mut self, name: &str, restored: &Restored) -> Result<(), FeatureError> {
-        self.state
-            .restore(restored.section(&format!("{name}/rings"))?)?;
+        self.state.restore(name, restored)?;
         if let GroupKey::Own { index, .. } = &mut self.key {
             *index = KeyIndex::restore(restored.section(&format!("{name}/keys"))?)?;
         }
@@ -257,9 +314,6 @@ fn own_keys(
         .collect::<Result<Vec<_>, _>>()?;
     encoder.keys(&parts)
 }
-
-/// Slot of a single key column's NULL: a key of its own.
-const NULL_KEY: u32 = sanderling_schemas::NO_SLOT;
 
 impl GroupKey {
     fn own(plan: &Plan, schema: &SchemaRef, key: &[Expr]) -> Result<Self, FeatureError> {
@@ -287,41 +341,160 @@ pub(crate) fn type_of(
     expr.data_type(schema).map_err(|e| FeatureError::sql(&e))
 }
 
-/// Refuses what there is no kernel for, and what counts rows where rows are of several kinds.
-fn check(
-    call: &WindowCall,
-    column: &Column,
-    plan: &Plan,
-    relation: &Relation,
-) -> Result<(), FeatureError> {
-    if let (Function::Avg, DataType::Decimal128(26.., scale)) = (call.function, &column.data_type) {
+/// Computes windows; those that no kernel computes, from the rows of their frames.
+fn run(
+    state: &mut WindowState,
+    results: &[(DataType, Option<FrameAggregate>)],
+    rows: &WindowRows<'_>,
+) -> Result<GroupOutput, FeatureError> {
+    let mut values = vec![Vec::new(); results.len()];
+    let mut failed = None;
+    let output = state.compute(rows, &mut |window, columns| {
+        let aggregate = results[window].1.as_ref();
+        let aggregate = aggregate.expect("the plan gives one for each such window");
+        match aggregate.value(columns) {
+            Ok(value) => values[window].push(value),
+            Err(error) => {
+                let told = StateError::Unsupported(error.to_string());
+                failed = Some(error);
+                return Err(told);
+            }
+        }
+        Ok(())
+    });
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    let WindowOutput { columns, late } = output?;
+    let columns = (columns.into_iter().zip(results).zip(values))
+        .map(|((column, (data_type, aggregate)), values)| {
+            let column = match (column, aggregate) {
+                (Some(column), _) => column,
+                (None, Some(aggregate)) => aggregate.column(values)?,
+                (None, None) => unreachable!("the plan gives one for each such window"),
+            };
+            match column.data_type() == data_type {
+                true => Ok(column),
+                false => Ok(cast(&column, data_type)?),
+            }
+        })
+        .collect::<Result<Vec<_>, FeatureError>>()?;
+    Ok(GroupOutput { columns, late })
+}
+
+impl Prepared {
+    /// Finds what computes a call; refuses what nothing can, and what counts rows where rows are of
+    /// several kinds.
+    fn of(call: &WindowCall, plan: &Plan, relation: &Relation) -> Result<Self, FeatureError> {
+        let schema = &relation.schema;
+        let refuse =
+            |reason: String, cure: &str| Err(FeatureError::refused(&call.text, reason, cure));
+        check_rows(call, plan, relation)?;
+        let unbounded = matches!(
+            call.frame,
+            Frame::Range {
+                preceding_us: None,
+                ..
+            } | Frame::Rows {
+                preceding: None,
+                ..
+            }
+        );
+        let mut reason = None;
+        if let Some(kernel) = call.kernel {
+            let columns = call.kernel_columns(kernel, plan, schema)?;
+            let output = match kernel {
+                Function::Min | Function::Max | Function::Nth { .. } => {
+                    columns[0].data_type.clone()
+                }
+                _ => call.data_type.clone(),
+            };
+            let prepared = Prepared {
+                function: kernel,
+                columns,
+                only: None,
+                output,
+                from_rows: None,
+            };
+            match prepared.check(call.frame) {
+                Ok(()) => return Ok(prepared),
+                Err(error) => reason = Some(error),
+            }
+        }
+        let Some(aggregate) = &call.aggregate else {
+            let reason = reason.map_or_else(String::new, |e| e.to_string());
+            let cure = match unbounded {
+                true => {
+                    "bound the frame: RANGE BETWEEN INTERVAL '30 days' PRECEDING AND CURRENT ROW"
+                }
+                false => "cast the argument to bigint, decimal, double or varchar",
+            };
+            return refuse(reason, cure);
+        };
+        if unbounded {
+            return refuse(
+                "over an UNBOUNDED frame it would need every row that ever was".into(),
+                "bound the frame: RANGE BETWEEN INTERVAL '30 days' PRECEDING AND CURRENT ROW; \
+                 count, min, max, and sum and avg of bigint or decimal may be unbounded",
+            );
+        }
+        let (from_rows, columns) = FrameAggregate::new(call, aggregate, plan, schema)?;
+        let prepared = Prepared {
+            function: Function::Rows,
+            columns,
+            only: call.only()?,
+            output: call.data_type.clone(),
+            from_rows: Some(from_rows),
+        };
+        match prepared.check(call.frame) {
+            Ok(()) => Ok(prepared),
+            Err(error) => refuse(error.to_string(), OTHERWISE),
+        }
+    }
+
+    /// What a row's ring must keep.
+    fn exprs(&self) -> impl Iterator<Item = &Expr> {
+        self.columns.iter().map(|kept| &kept.expr).chain(&self.only)
+    }
+
+    /// Whether windows can be made of it.
+    fn check(&self, frame: Frame) -> Result<(), StateError> {
+        let columns: Vec<Column> = (self.columns.iter())
+            .map(|kept| Column {
+                data_type: kept.data_type.clone(),
+            })
+            .collect();
+        let aggregate = Aggregate {
+            function: self.function,
+            columns: (0..columns.len()).collect(),
+            only: None,
+            frame: 0,
+            output: self.output.clone(),
+        };
+        WindowSpec::new(columns, vec![frame], vec![aggregate], 0).map(|_| ())
+    }
+}
+
+/// Refuses what counts rows as such where rows are of several kinds.
+fn check_rows(call: &WindowCall, plan: &Plan, relation: &Relation) -> Result<(), FeatureError> {
+    let several = relation.labels.is_some() || relation.streams.len() > 1;
+    let by_stream =
+        (call.partition_by.iter()).any(|key| key.column_refs().iter().any(|c| c.name == STREAM));
+    if !several || by_stream {
+        return Ok(());
+    }
+    let by_place = matches!(call.frame, Frame::Rows { .. })
+        || matches!(call.kernel, Some(Function::Nth { .. }));
+    if by_place {
         return Err(FeatureError::refused(
             &call.text,
-            "the mean of a decimal of more than 25 digits may not fit",
-            format!("cast the argument to decimal(25, {scale}) or to double"),
+            "it counts rows as such, those of labels and other streams too",
+            "write PARTITION BY ..., stream",
         ));
     }
-    let aggregate = Aggregate {
-        function: call.function,
-        column: 0,
-        frame: 0,
-        output: call.data_type.clone(),
-    };
-    WindowSpec::new(vec![column.clone()], vec![call.frame], vec![aggregate], 0).map_err(|e| {
-        FeatureError::refused(
-            &call.text,
-            e,
-            "cast the argument to bigint, decimal or double",
-        )
-    })?;
-
-    let several = relation.labels.is_some() || relation.streams.len() > 1;
-    let by_rows = !matches!(call.function, Function::Min | Function::Max);
-    let apart = call.filter.is_some()
-        || call
-            .partition_by
-            .iter()
-            .any(|key| key.column_refs().iter().any(|c| c.name == STREAM));
+    if call.filter.is_some() || matches!(call.kernel, Some(Function::Min | Function::Max)) {
+        return Ok(());
+    }
     // Columns that every row has, and those that label rows have or take over from their event.
     let mut shared = vec![EVENT_TIME, STREAM];
     let keys = plan.key_columns(relation);
@@ -332,20 +505,18 @@ fn check(
                 .map(|at| relation.schema.field(*at).name().as_str()),
         );
     }
-    let own = call
-        .argument
-        .column_refs()
-        .iter()
+    let own = (call.arguments.iter())
+        .flat_map(|argument| argument.column_refs())
         .any(|c| !shared.contains(&c.name.as_str()));
-    if several && by_rows && !apart && !own {
-        return Err(FeatureError::refused(
+    match own {
+        true => Ok(()),
+        false => Err(FeatureError::refused(
             &call.text,
             "it counts rows as such, those of labels and other streams too",
             "aggregate a column that only this stream has, such as count(amount), or add \
              FILTER (WHERE stream = '...')",
-        ));
+        )),
     }
-    Ok(())
 }
 
 /// Evaluates an expression to one value a row. Where a row's own values make it fail (a division by
@@ -382,7 +553,7 @@ pub(crate) fn evaluate(
 }
 
 /// Whether an expression failed on what a row holds, rather than on how it is built.
-fn is_of_values(error: &DataFusionError) -> bool {
+pub(crate) fn is_of_values(error: &DataFusionError) -> bool {
     match error.find_root() {
         DataFusionError::Execution(_) => true,
         DataFusionError::ArrowError(error, _) => matches!(

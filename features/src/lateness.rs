@@ -14,8 +14,9 @@ use std::sync::Arc;
 
 use sanderling_schemas::{EventBatch, NO_SLOT, TooLate};
 use sanderling_state::KeyIndex;
-use sanderling_state::window::WindowState;
+use sanderling_state::window::{KeyTimes, WindowState};
 
+use crate::clock::Clock;
 use crate::keys::Keys;
 use crate::labels::Joined;
 
@@ -25,18 +26,18 @@ pub(crate) struct Lateness {
     pub allowed_us: i64,
     /// The stream of labels, which are never refused.
     pub labels: Option<i8>,
-    /// Newest event time of any row before the batch.
-    pub newest_us: i64,
+    /// The stream's clock before the batch.
+    pub clock: Clock,
 }
 
 impl Lateness {
     /// Whether a row of the batch may be late at all: no row can be that is not too far behind the
     /// newest row of any key.
     pub(crate) fn is_possible(&self, batch: &EventBatch) -> bool {
-        let mut newest_us = self.newest_us;
+        let mut clock = self.clock.clone();
         batch.event_times_us().iter().any(|&time_us| {
-            newest_us = newest_us.max(time_us);
-            time_us < newest_us.saturating_sub(self.allowed_us)
+            clock.observe(time_us);
+            time_us < clock.newest_us().saturating_sub(self.allowed_us)
         })
     }
 
@@ -50,15 +51,19 @@ impl Lateness {
         keys: &mut [NewestTimes<'_>],
     ) -> Vec<TooLate> {
         let mut too_late = Vec::new();
+        let mut clock = self.clock.clone();
         let rows = batch.streams().iter().zip(batch.event_times_us());
         for (row, (stream, &time_us)) in rows.enumerate() {
+            let mut with = clock.clone();
+            let (clock_us, credible_us) = with.observe(time_us);
             if !joined.enters[row] && !refused.contains(&(row as u32)) {
+                clock = with;
                 continue;
             }
             let late = match Some(*stream) == self.labels {
                 true => None,
                 false => keys.iter().find_map(|key| {
-                    let behind_us = key.of(row)?.saturating_sub(time_us);
+                    let behind_us = key.of(row, clock_us)?.newest_us.saturating_sub(time_us);
                     (behind_us > self.allowed_us).then(|| (key.by.clone(), behind_us))
                 }),
             };
@@ -68,7 +73,12 @@ impl Lateness {
                     key,
                     behind_us,
                 }),
-                None => keys.iter_mut().for_each(|key| key.take(row, time_us)),
+                None => {
+                    clock = with;
+                    let take =
+                        |key: &mut NewestTimes<'_>| key.take(row, time_us, (clock_us, credible_us));
+                    keys.iter_mut().for_each(take);
+                }
             }
         }
         too_late
@@ -82,8 +92,8 @@ pub(crate) struct NewestTimes<'a> {
     index: &'a KeyIndex,
     windows: &'a WindowState,
     /// Of the keys that the batch has moved.
-    moved: HashMap<Box<[u8]>, i64>,
-    null_moved: Option<i64>,
+    moved: HashMap<Box<[u8]>, KeyTimes>,
+    null_moved: Option<KeyTimes>,
 }
 
 impl<'a> NewestTimes<'a> {
@@ -103,26 +113,32 @@ impl<'a> NewestTimes<'a> {
         }
     }
 
-    /// Newest time of a row's key before the row, microseconds.
-    fn of(&self, row: usize) -> Option<i64> {
-        self.keys.with(row, |key| match key {
-            None => self.null_moved.or_else(|| self.windows.newest_us(NO_SLOT)),
-            Some(key) => self.moved.get(key).copied().or_else(|| {
-                let slot = self.index.find(key)?;
-                self.windows.newest_us(slot)
-            }),
-        })
+    /// How far a row's key had come before the row; `None` for a key that is new.
+    fn of(&self, row: usize, clock_us: i64) -> Option<KeyTimes> {
+        let moved = self.keys.with(row, |key| match key {
+            None => self.null_moved,
+            Some(key) => self.moved.get(key).copied(),
+        });
+        if let Some(times) = moved {
+            return self.windows.unless_forgotten(times, clock_us);
+        }
+        let slot = self.keys.with(row, |key| match key {
+            None => Some(NO_SLOT),
+            Some(key) => self.index.find(key),
+        })?;
+        self.windows.times(slot, clock_us)
     }
 
-    fn take(&mut self, row: usize, time_us: i64) {
-        let newest = self.of(row).map_or(time_us, |newest| newest.max(time_us));
+    fn take(&mut self, row: usize, time_us: i64, (clock_us, credible_us): (i64, i64)) {
+        let times = self.of(row, clock_us).unwrap_or(KeyTimes::NEVER);
+        let times = times.with(time_us, credible_us);
         let (moved, null_moved) = (&mut self.moved, &mut self.null_moved);
         self.keys.with(row, |key| match key {
-            None => *null_moved = Some(newest),
+            None => *null_moved = Some(times),
             Some(key) => match moved.get_mut(key) {
-                Some(known) => *known = newest,
+                Some(known) => *known = times,
                 None => {
-                    moved.insert(key.into(), newest);
+                    moved.insert(key.into(), times);
                 }
             },
         });

@@ -4,6 +4,8 @@
 //! expressions. Windows run on our own rings (`sanderling_state::window`), because a row's features
 //! must come out with the row, keys must be forgotten, and all of it must fit into a checkpoint.
 
+mod accumulate;
+mod clock;
 mod engine;
 mod error;
 mod groups;

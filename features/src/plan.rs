@@ -149,15 +149,20 @@ impl Plan {
                 for (number, expr) in window.window_expr.iter().enumerate() {
                     let field = window.schema.field(from + number);
                     let expr = substitute(expr.clone(), window.input.schema(), &inputs)?;
-                    let call = lower(&expr, field.data_type().clone())
+                    let lowered = lower(&expr, field.data_type().clone())
                         .map_err(|e| e.of(places.window(field.name())))?;
-                    let known = self.windows.iter().position(|other| *other == call);
-                    let known = known.unwrap_or_else(|| {
-                        self.windows.push(call);
-                        self.written.push(places.window(field.name()));
-                        self.windows.len() - 1
-                    });
-                    columns.push(Expr::Column(Column::new_unqualified(window_column(known))));
+                    let mut results = Vec::new();
+                    for call in lowered.calls {
+                        let known = self.windows.iter().position(|other| *other == call);
+                        let known = known.unwrap_or_else(|| {
+                            self.windows.push(call);
+                            self.written.push(places.window(field.name()));
+                            self.windows.len() - 1
+                        });
+                        let column = Column::new_unqualified(window_column(known));
+                        results.push(Expr::Column(column));
+                    }
+                    columns.push(lowered.shape.over(&results)?);
                 }
                 Ok(columns)
             }
@@ -276,7 +281,7 @@ fn substitute(expr: Expr, schema: &DFSchema, inputs: &[Expr]) -> Result<Expr, Fe
 }
 
 /// Refuses what would give another value tomorrow, or needs another query.
-fn check_functions(expr: &Expr) -> Result<(), FeatureError> {
+pub(crate) fn check_functions(expr: &Expr) -> Result<(), FeatureError> {
     let mut refused = None;
     let walked = expr.apply(|expr| {
         use datafusion::common::tree_node::TreeNodeRecursion::{Continue, Stop};

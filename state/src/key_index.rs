@@ -5,11 +5,17 @@
 
 use std::sync::Arc;
 
+use sanderling_schemas::NO_SLOT;
+
 use crate::numbers::Numbers;
+use crate::paged::prefetch_line;
 use crate::snapshot::{Page, Section, Snapshot};
 use crate::{Persist, StateError};
 
 const PAGE_KEYS: usize = 1024;
+
+/// Hands the key of a row to a function; see [`KeyIndex::slots_of`].
+pub type KeyOf<'a> = &'a dyn Fn(usize, &mut dyn FnMut(Option<&[u8]>));
 
 /// Bytes of a key -> dense slot.
 #[derive(Debug, Clone, Default)]
@@ -27,13 +33,15 @@ struct KeyPage {
 }
 
 impl KeyPage {
+    /// Where a key of the page stands in `bytes`.
+    fn span(&self, at: usize) -> (u32, u32) {
+        let from = if at == 0 { 0 } else { self.ends[at - 1] };
+        (from, self.ends[at])
+    }
+
     fn key(&self, at: usize) -> &[u8] {
-        let from = if at == 0 {
-            0
-        } else {
-            self.ends[at - 1] as usize
-        };
-        &self.bytes[from..self.ends[at] as usize]
+        let (from, to) = self.span(at);
+        &self.bytes[from as usize..to as usize]
     }
 }
 
@@ -55,6 +63,14 @@ impl KeyIndex {
         self.len == 0
     }
 
+    /// Heap bytes.
+    pub fn bytes(&self) -> usize {
+        let page = |page: &Arc<KeyPage>| {
+            size_of::<KeyPage>() + page.bytes.capacity() + page.ends.capacity() * size_of::<u32>()
+        };
+        self.pages.iter().map(page).sum::<usize>() + self.slots.bytes()
+    }
+
     /// The slot of a key, which gets one if it is new.
     ///
     /// # Panics
@@ -67,6 +83,47 @@ impl KeyIndex {
             self.append(key);
         }
         slot
+    }
+
+    /// The slots of the keys of `rows` rows, which get one if they are new; [`NO_SLOT`] for none. `key_of`
+    /// hands the key of a row, if it has one, to the function it is given, as often as it is asked.
+    ///
+    /// Of a few rows at a time, everything is looked at in the same step, so that the memory of one is
+    /// waited for while that of the others is on its way.
+    pub fn slots_of(&mut self, rows: usize, key_of: KeyOf<'_>) -> Vec<u32> {
+        const STEP: usize = 16;
+        let mut slots = vec![NO_SLOT; rows];
+        for (step, slots) in slots.chunks_mut(STEP).enumerate() {
+            let from = step * STEP;
+            let mut likely: [Option<(u32, u32, u32)>; STEP] = [None; STEP];
+            for (at, likely) in likely.iter_mut().enumerate().take(slots.len()) {
+                key_of(from + at, &mut |key| {
+                    let known = key.and_then(|key| self.slots.likely(self.slots.hash_of(key)));
+                    *likely = known.map(|slot| (slot, 0, 0));
+                });
+            }
+            for (slot, from, to) in likely.iter_mut().flatten() {
+                let page = &self.pages[*slot as usize / PAGE_KEYS];
+                (*from, *to) = page.span(*slot as usize % PAGE_KEYS);
+                prefetch_line(page.bytes[*from as usize..].as_ptr());
+            }
+            for (at, slot) in slots.iter_mut().enumerate() {
+                key_of(from + at, &mut |key| {
+                    let Some(key) = key else { return };
+                    *slot = match likely[at] {
+                        Some((likely, from, to))
+                            if self.pages[likely as usize / PAGE_KEYS].bytes
+                                [from as usize..to as usize]
+                                == *key =>
+                        {
+                            likely
+                        }
+                        _ => self.slot_of(key),
+                    };
+                });
+            }
+        }
+        slots
     }
 
     fn append(&mut self, key: &[u8]) {
@@ -147,6 +204,14 @@ mod tests {
         }
         assert_eq!(index.slot_of(b"key 17"), 17);
         assert_eq!(index.slot_of(b""), 5000);
+        let known: Vec<String> = (0..100).rev().map(|n| format!("key {n}")).collect();
+        let slots = index.slots_of(103, &|row, take| match row {
+            100 | 102 => take(Some(b"new in a batch")),
+            101 => take(None),
+            row => take(Some(known[row].as_bytes())),
+        });
+        assert_eq!(slots[..3], [99, 98, 97]);
+        assert_eq!(slots[100..], [5001, NO_SLOT, 5001]);
 
         let mut snapshot = Snapshot::default();
         index.snapshot("keys", &mut snapshot);
@@ -155,7 +220,7 @@ mod tests {
         snapshot.write_arrow(&mut file).unwrap();
         let restored = Restored::read_arrow(file.as_slice()).unwrap();
         let back = KeyIndex::restore(restored.section("keys").unwrap()).unwrap();
-        assert_eq!(back.len(), 5001);
+        assert_eq!(back.len(), 5002);
         assert_eq!(back.find(b"key 4999"), Some(4999));
         assert_eq!(back.find(b""), Some(5000));
         assert_eq!(back.find(b"after the snapshot"), None);

@@ -43,6 +43,25 @@ impl Default for Numbers {
 }
 
 impl Numbers {
+    /// Heap bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.table.capacity() * (size_of::<Hashed>() + 1)
+    }
+
+    /// What numbers are looked up by.
+    #[inline]
+    pub(crate) fn hash_of(&self, bytes: &[u8]) -> u32 {
+        self.hasher.hash_one(bytes) as u32
+    }
+
+    /// A number whose bytes have this hash; most often the one that is meant.
+    #[inline]
+    pub(crate) fn likely(&self, hash: u32) -> Option<u32> {
+        self.table
+            .find(spread(hash), |known| known.hash == hash)
+            .map(|known| known.number)
+    }
+
     /// The number of `bytes`, if they have one.
     #[inline]
     pub(crate) fn find<'a>(&self, bytes: &[u8], bytes_of: impl Fn(u32) -> &'a [u8]) -> Option<u32> {

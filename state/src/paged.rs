@@ -11,6 +11,8 @@ pub struct Paged<V: Persist + Clone + Default> {
     /// All pages are full; the last one's values from `len` on are defaults.
     pages: Vec<Arc<[V]>>,
     len: usize,
+    /// A page of defaults, which stands wherever nothing was ever written, or all was given back.
+    empty: Arc<[V]>,
 }
 
 /// The first `len` values of a page.
@@ -33,11 +35,33 @@ impl<V: Persist + Clone + Default> Default for Paged<V> {
         Paged {
             pages: Vec::new(),
             len: 0,
+            empty: (0..V::PAGE_VALUES).map(|_| V::default()).collect(),
         }
     }
 }
 
+/// Asks for a cache line. Only a hint.
+#[inline]
+pub(crate) fn prefetch_line(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing into the program and fails at no address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 impl<V: Persist + Clone + Default> Paged<V> {
+    /// Asks for the memory by which [`Paged::get_mut`] knows whether a page is shared.
+    #[inline]
+    pub(crate) fn prefetch_page(&self, slot: usize) {
+        // The counts of an `Arc` stand before what it holds.
+        let values = self.pages[slot / V::PAGE_VALUES].as_ptr();
+        prefetch_line(values.cast::<u8>().wrapping_sub(2 * size_of::<usize>()));
+    }
+
     /// Number of values.
     pub fn len(&self) -> usize {
         self.len
@@ -63,10 +87,39 @@ impl<V: Persist + Clone + Default> Paged<V> {
     /// Adds default values until there are `len`; never shrinks.
     pub fn grow_to(&mut self, len: usize) {
         while self.pages.len() * V::PAGE_VALUES < len {
-            self.pages
-                .push((0..V::PAGE_VALUES).map(|_| V::default()).collect());
+            self.pages.push(self.empty.clone());
         }
         self.len = self.len.max(len);
+    }
+
+    /// Number of values that share a page.
+    pub const PAGE_VALUES: usize = V::PAGE_VALUES;
+
+    /// Number of pages.
+    pub fn pages(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// All values of a page; those beyond the last are defaults.
+    pub fn page(&self, number: usize) -> &[V] {
+        &self.pages[number]
+    }
+
+    /// All values of a page, to change, but for those beyond the last. Clones it if a snapshot holds it.
+    pub fn page_mut(&mut self, number: usize) -> &mut [V] {
+        Arc::make_mut(&mut self.pages[number])
+    }
+
+    /// Gives back a page whose values are all defaults.
+    pub fn release(&mut self, number: usize) {
+        self.pages[number] = self.empty.clone();
+    }
+
+    /// Bytes of the pages, without what their values own.
+    pub fn bytes(&self) -> usize {
+        let own = |page: &&Arc<[V]>| !Arc::ptr_eq(page, &self.empty);
+        self.pages.iter().filter(own).count() * V::PAGE_VALUES * size_of::<V>()
+            + self.pages.capacity() * size_of::<Arc<[V]>>()
     }
 
     /// Values in slot order.

@@ -16,6 +16,7 @@ use sanderling_schemas::{EventBatch, FeatureBatch, KnownLabel, LateRows, Relatio
 use sanderling_state::Restored;
 
 use crate::stream::{HORIZON_US, HOUR_US, LATENESS_US, Row, batch, relation, rows};
+use crate::times::{Clock, Keys, Known};
 
 /// A window: name, key, hours from and until which it looks back.
 const WINDOWS: [(&str, &str, i64, i64); 6] = [
@@ -83,34 +84,72 @@ fn features_sql() -> String {
     )
 }
 
-/// Runs SQL over one table.
-fn query(table: &str, rows: RecordBatch, sql: &str) -> RecordBatch {
+/// Runs SQL over tables.
+pub fn query(tables: &[(&str, RecordBatch)], sql: &str) -> RecordBatch {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
     runtime.block_on(async {
         let context =
             SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
-        let schema = rows.schema();
-        let source = MemTable::try_new(schema, vec![vec![rows]]).unwrap();
-        context.register_table(table, Arc::new(source)).unwrap();
-        let frame = context.sql(sql).await.unwrap();
+        for (name, rows) in tables {
+            let source = MemTable::try_new(rows.schema(), vec![vec![rows.clone()]]).unwrap();
+            context.register_table(*name, Arc::new(source)).unwrap();
+        }
+        let frame = context
+            .sql(sql)
+            .await
+            .unwrap_or_else(|e| panic!("{sql}: {e}"));
         let schema = frame.schema().as_arrow().clone();
         let batches = frame.collect().await.unwrap();
-        concat_batches(&Arc::new(schema), &batches).unwrap()
+        // The plan's schema is of before types were coerced.
+        let schema = batches
+            .first()
+            .map_or(Arc::new(schema), |batch| batch.schema());
+        concat_batches(&schema, &batches).unwrap()
     })
+}
+
+/// The output over batches that end at `ends`, with a restart from a snapshot after each.
+pub fn restarted(engine: &dyn Fn() -> FeatureEngine, whole: &EventBatch, ends: &[usize]) -> Folded {
+    let mut ends: Vec<usize> = ends.iter().map(|end| (*end).min(whole.len())).collect();
+    ends.push(whole.len());
+    ends.sort_unstable();
+    let (mut batches, mut engine_now, mut from) = (Vec::new(), engine(), 0);
+    for end in ends {
+        if end > from {
+            batches.push(engine_now.compute(&whole.slice(from, end - from)).unwrap());
+        }
+        let mut file = Vec::new();
+        engine_now.snapshot().write_arrow(&mut file).unwrap();
+        engine_now = engine();
+        engine_now
+            .restore(Restored::read_arrow(file.as_slice()).unwrap())
+            .unwrap();
+        from = end;
+    }
+    joined(batches)
+}
+
+/// What is known of cards and terminals: their longest frames are of 72 and of 60 hours.
+fn keys() -> (Keys<Option<u8>>, Keys<Option<u8>>) {
+    (Keys::new(Some(72 * HOUR_US)), Keys::new(Some(60 * HOUR_US)))
 }
 
 /// The accepted order as a table: labels joined to their payments the slow way, those that tell
 /// nothing left out, and for each row the newest time of its card and terminal so far.
 fn accepted(all: &[Row]) -> (RecordBatch, Vec<KnownLabel>) {
     let mut kept: Vec<(i64, Row)> = Vec::new();
-    let mut known = Vec::new();
+    let mut labels = Vec::new();
     let mut said: HashMap<i64, i64> = HashMap::new();
     let mut newest: Option<i64> = None;
+    let mut clock = Clock::default();
+    let (mut cards, mut terminals) = keys();
+    let mut times: Vec<[Known; 2]> = Vec::new();
     for (sequence, row) in all.iter().enumerate() {
         let step = |newest: i64| newest.max(row.time_us.min(newest + HOUR_US));
         newest = Some(newest.map_or(row.time_us, step));
+        let credible_us = clock.observe(row.time_us);
         let mut row = row.clone();
         if row.label {
             let of = all[..sequence]
@@ -122,7 +161,7 @@ fn accepted(all: &[Row]) -> (RecordBatch, Vec<KnownLabel>) {
                 continue;
             }
             let reversal = said.insert(row.id, row.is_fraud.unwrap()).is_some();
-            known.push(KnownLabel {
+            labels.push(KnownLabel {
                 row: sequence as u32,
                 of: sanderling_schemas::Sequence(of as u64),
                 value: row.is_fraud.unwrap() as f32,
@@ -130,31 +169,28 @@ fn accepted(all: &[Row]) -> (RecordBatch, Vec<KnownLabel>) {
             });
             (row.card, row.terminal) = (all[of].card, all[of].terminal);
         }
+        times.push([
+            cards.take(row.card, &clock, credible_us),
+            terminals.take(row.terminal, &clock, credible_us),
+        ]);
         kept.push((sequence as i64, row));
     }
     let rows: Vec<Row> = kept.iter().map(|(_, row)| row.clone()).collect();
     let table = batch(&relation(true), &rows).rows;
-    let newest_of = |key: fn(&Row) -> Option<u8>| -> arrow::array::Int64Array {
-        (0..rows.len())
-            .map(|at| {
-                rows[..=at]
-                    .iter()
-                    .filter(|r| key(r) == key(&rows[at]))
-                    .map(|r| r.time_us)
-                    .max()
-            })
-            .collect()
+    let known = |of: fn(&[Known; 2]) -> i64| -> arrow::array::ArrayRef {
+        Arc::new(arrow::array::Int64Array::from_iter_values(
+            times.iter().map(of),
+        ))
     };
     let sequences: arrow::array::Int64Array = kept.iter().map(|(s, _)| Some(*s)).collect();
-    let times: arrow::array::Int64Array = rows.iter().map(|row| Some(row.time_us)).collect();
+    let at: arrow::array::Int64Array = rows.iter().map(|row| Some(row.time_us)).collect();
     let columns: Vec<(&str, arrow::array::ArrayRef)> = vec![
         ("sequence", Arc::new(sequences)),
-        ("t", Arc::new(times)),
-        ("newest_card_id", Arc::new(newest_of(|row| row.card))),
-        (
-            "newest_terminal_id",
-            Arc::new(newest_of(|row| row.terminal)),
-        ),
+        ("t", Arc::new(at)),
+        ("newest_card_id", known(|times| times[0].newest_us)),
+        ("newest_terminal_id", known(|times| times[1].newest_us)),
+        ("generation_card_id", known(|times| times[0].generation)),
+        ("generation_terminal_id", known(|times| times[1].generation)),
     ];
     let mut fields = table.schema().fields().to_vec();
     let mut arrays = table.columns().to_vec();
@@ -167,7 +203,7 @@ fn accepted(all: &[Row]) -> (RecordBatch, Vec<KnownLabel>) {
         arrays.push(column);
     }
     let schema = Arc::new(arrow::datatypes::Schema::new(fields));
-    (RecordBatch::try_new(schema, arrays).unwrap(), known)
+    (RecordBatch::try_new(schema, arrays).unwrap(), labels)
 }
 
 /// The self-join: all aggregates of one window for each payment.
@@ -183,10 +219,11 @@ fn self_join(table: &RecordBatch, window: (&str, &str, i64, i64)) -> RecordBatch
          ON (h.{key} IS NOT DISTINCT FROM e.{key}) AND h.sequence <= e.sequence \
          AND h.t BETWEEN e.t - {from} AND e.t - {until} \
          AND h.t >= e.newest_{key} - {from} - {LATENESS_US} \
+         AND h.generation_{key} = e.generation_{key} \
          WHERE e.stream = 'payments' GROUP BY e.sequence ORDER BY e.sequence",
         calls.join(", ")
     );
-    query("r", table.clone(), &sql)
+    query(&[("r", table.clone())], &sql)
 }
 
 /// Exact for integers and decimals; doubles to 1e-12 of their size, and deviations beyond that to the
@@ -226,15 +263,15 @@ fn same(field: &str, ours: &dyn Array, theirs: &dyn Array, slack: f64) {
 
 /// The engine's output over all batches as one.
 #[derive(Debug, PartialEq)]
-struct Folded {
-    features: RecordBatch,
+pub struct Folded {
+    pub features: RecordBatch,
     slots: Vec<Vec<u32>>,
     labels: Vec<KnownLabel>,
     late: Vec<bool>,
     too_late: Vec<u32>,
 }
 
-fn fold(engine: &mut FeatureEngine, whole: &EventBatch, ends: &[usize]) -> Vec<FeatureBatch> {
+pub fn fold(engine: &mut FeatureEngine, whole: &EventBatch, ends: &[usize]) -> Vec<FeatureBatch> {
     let mut from = 0;
     (ends.iter().chain(std::iter::once(&whole.len())))
         .filter_map(|&end| {
@@ -246,7 +283,7 @@ fn fold(engine: &mut FeatureEngine, whole: &EventBatch, ends: &[usize]) -> Vec<F
         .collect()
 }
 
-fn joined(batches: Vec<FeatureBatch>) -> Folded {
+pub fn joined(batches: Vec<FeatureBatch>) -> Folded {
     let schema = batches[0].features.schema();
     let features = concat_batches(&schema, batches.iter().map(|b| &b.features)).unwrap();
     let mut slots = vec![Vec::new(); batches[0].slots.len()];
@@ -278,33 +315,39 @@ fn joined(batches: Vec<FeatureBatch>) -> Folded {
 /// The rows that are not too late, by their sequence: each is judged by those that were kept before it.
 fn in_time(all: &[Row]) -> Vec<usize> {
     let (mut kept, mut rows): (Vec<usize>, Vec<Row>) = (Vec::new(), Vec::new());
-    let mut newest: HashMap<(&str, Option<u8>), i64> = HashMap::new();
+    let mut clock = Clock::default();
+    let (mut cards, mut terminals) = keys();
     for (sequence, row) in all.iter().enumerate() {
-        let mut keys = Some((row.card, row.terminal));
+        let mut with = clock.clone();
+        let credible_us = with.observe(row.time_us);
+        let mut of = Some((row.card, row.terminal));
         if row.label {
             rows.push(row.clone());
             let known = accepted(&rows).1;
-            keys = (known
+            of = (known
                 .last()
                 .filter(|label| label.row as usize + 1 == rows.len()))
             .map(|label| &rows[label.of.0 as usize])
             .map(|of| (of.card, of.terminal));
         } else {
-            let late = [("card", row.card), ("terminal", row.terminal)]
+            let newest = [
+                cards.newest_us(&row.card, &with),
+                terminals.newest_us(&row.terminal, &with),
+            ];
+            if newest
                 .iter()
-                .any(|key| (newest.get(key)).is_some_and(|at| row.time_us < at - LATENESS_US));
-            if late {
+                .flatten()
+                .any(|at| row.time_us < at - LATENESS_US)
+            {
                 continue;
             }
             rows.push(row.clone());
         }
         kept.push(sequence);
-        for key in keys
-            .iter()
-            .flat_map(|(card, terminal)| [("card", *card), ("terminal", *terminal)])
-        {
-            let at = newest.entry(key).or_insert(row.time_us);
-            *at = row.time_us.max(*at);
+        clock = with;
+        if let Some((card, terminal)) = of {
+            cards.take(card, &clock, credible_us);
+            terminals.take(terminal, &clock, credible_us);
         }
     }
     kept
@@ -333,7 +376,7 @@ proptest! {
         let ours = joined(fold(&mut engine(true), &whole, &[]));
         let (table, known) = accepted(&rows);
         prop_assert_eq!(&ours.labels, &known);
-        let late = query("r", table.clone(), &format!(
+        let late = query(&[("r", table.clone())], &format!(
             "SELECT t < greatest(newest_card_id, newest_terminal_id) - {LATENESS_US} AS late \
              FROM r WHERE stream = 'payments' ORDER BY sequence"
         ));
@@ -433,7 +476,7 @@ proptest! {
         let whole = batch(&relation(false), &rows);
         let ours = joined(fold(&mut engine(false), &whole, &[])).features;
         let sql = format!("SELECT * FROM ({}) ORDER BY event_time", features_sql());
-        let theirs = query("events", whole.rows, &sql);
+        let theirs = query(&[("events", whole.rows)], &sql);
         for field in theirs.schema().fields() {
             let one = ours.column_by_name(field.name()).unwrap();
             same(field.name(), one, theirs.column_by_name(field.name()).unwrap(), 1e-2);

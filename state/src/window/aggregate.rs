@@ -4,16 +4,20 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int8Array,
-    Int16Array, Int32Array, Int64Array, TimestampMicrosecondArray, UInt8Array, UInt16Array,
-    UInt32Array, UInt64Array,
+    Int16Array, Int32Array, Int64Array, StringArray, TimestampMicrosecondArray, UInt8Array,
+    UInt16Array, UInt32Array, UInt64Array,
 };
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::DataType;
 
-use super::cursor::{double_of, get_wide, known_extreme, value_of};
+use super::cursor::{End, double_of, get_wide, known_extreme, value_of};
+use super::distinct;
+use super::exact::{deviations, sum_of};
 use super::ring::Ring;
-use super::spec::{Accumulator, AggregatePlan, FramePlan, Function, Storage};
-use crate::StateError;
+use super::spec::{
+    Accumulator, AggregatePlan, FramePlan, Function, Pair, PairSums, Slot, Storage, WindowSpec,
+};
+use crate::{KeyIndex, StateError};
 
 /// One output column while it is filled.
 pub(super) struct Output {
@@ -26,6 +30,7 @@ enum Filled {
     Ints(Vec<i64>),
     Wides(Vec<i128>),
     Floats(Vec<f64>),
+    Texts(Vec<u32>),
 }
 
 /// One result.
@@ -33,17 +38,19 @@ enum Result {
     Null,
     Int(i128),
     Float(f64),
+    Text(u32),
 }
 
 impl Output {
-    pub(super) fn new(plan: &AggregatePlan, rows: usize) -> Self {
-        let values = match plan.output {
+    pub(super) fn new(data_type: &DataType, rows: usize) -> Self {
+        let values = match data_type {
             DataType::Float32 | DataType::Float64 => Filled::Floats(Vec::with_capacity(rows)),
             DataType::Decimal128(..) | DataType::UInt64 => Filled::Wides(Vec::with_capacity(rows)),
+            DataType::Utf8 => Filled::Texts(Vec::with_capacity(rows)),
             _ => Filled::Ints(Vec::with_capacity(rows)),
         };
         Output {
-            data_type: plan.output.clone(),
+            data_type: data_type.clone(),
             values,
             valid: Vec::with_capacity(rows),
         }
@@ -52,7 +59,9 @@ impl Output {
     /// Appends the result over an empty frame.
     pub(super) fn push_empty(&mut self, plan: &AggregatePlan) {
         self.push(match plan.function {
-            Function::Count => Result::Int(0),
+            Function::Count | Function::CountDistinct | Function::Pair(Pair::Count) => {
+                Result::Int(0)
+            }
             _ => Result::Null,
         });
     }
@@ -64,10 +73,9 @@ impl Output {
         plan: &AggregatePlan,
         frame: &FramePlan,
         ring: &mut Ring,
-        stride: usize,
+        spec: &WindowSpec,
     ) {
-        let accumulator = &frame.accumulators[plan.accumulator];
-        let result = evaluate(plan, frame, accumulator, ring, stride, &self.data_type);
+        let result = evaluate(plan, frame, ring, spec, &self.data_type);
         self.push(result);
     }
 
@@ -79,14 +87,23 @@ impl Output {
             (Filled::Wides(values), Result::Int(value)) => values.push(value),
             (Filled::Floats(values), Result::Float(value)) => values.push(value),
             (Filled::Floats(values), Result::Int(value)) => values.push(double_of(value)),
+            (Filled::Texts(values), Result::Text(value)) => values.push(value),
             (Filled::Ints(values), _) => values.push(0),
             (Filled::Wides(values), _) => values.push(0),
-            (Filled::Floats(values), Result::Null) => values.push(0.0),
+            (Filled::Floats(values), _) => values.push(0.0),
+            (Filled::Texts(values), _) => values.push(0),
         }
     }
 
     /// The column.
-    pub(super) fn finish(self) -> std::result::Result<ArrayRef, StateError> {
+    pub(super) fn finish(self, texts: &KeyIndex) -> std::result::Result<ArrayRef, StateError> {
+        if let Filled::Texts(values) = &self.values {
+            let text = |(value, valid): (&u32, &bool)| {
+                valid.then(|| String::from_utf8_lossy(texts.key(*value)))
+            };
+            let texts: StringArray = values.iter().zip(&self.valid).map(text).collect();
+            return Ok(Arc::new(texts));
+        }
         let nulls = match self.valid.iter().all(|valid| *valid) {
             true => None,
             false => Some(NullBuffer::from(self.valid)),
@@ -123,7 +140,7 @@ impl Output {
                     .with_timezone_opt(zone.clone()),
             ),
             (Filled::Ints(values), _) => Arc::new(Int64Array::new(values.into(), nulls)),
-            (Filled::Wides(_), other) => {
+            (Filled::Wides(_) | Filled::Texts(_), other) => {
                 return Err(StateError::Unsupported(format!("a result of type {other}")));
             }
         })
@@ -134,61 +151,90 @@ impl Output {
 fn evaluate(
     plan: &AggregatePlan,
     frame: &FramePlan,
-    accumulator: &Accumulator,
     ring: &mut Ring,
-    stride: usize,
+    spec: &WindowSpec,
     output: &DataType,
 ) -> Result {
+    let stride = spec.stride;
+    match plan.function {
+        Function::Nth {
+            nth,
+            from_end,
+            skip_nulls,
+        } => {
+            let slot = spec.slots[plan.columns[0]];
+            return nth_row(ring, frame, slot, stride, (nth, from_end, skip_nulls))
+                .map_or(Result::Null, |number| {
+                    stored(ring.row(number, stride), slot)
+                });
+        }
+        Function::Pair(pair) => {
+            let sums = &frame.pairs[plan.source];
+            return of_pair(pair, sums, ring, frame, stride);
+        }
+        _ => {}
+    }
+    let accumulator = &frame.accumulators[plan.source];
     let count = ring.cursors[accumulator.count];
     if plan.function == Function::Count {
         return Result::Int(i128::from(count));
+    }
+    if plan.function == Function::CountDistinct {
+        return Result::Int(i128::from(distinct::count(
+            ring,
+            frame,
+            accumulator,
+            stride,
+        )));
     }
     if count == 0 {
         return Result::Null;
     }
     let column = accumulator.column;
     match plan.function {
-        Function::Count => unreachable!("answered above"),
         Function::Sum | Function::Avg => {
             let mean = plan.function == Function::Avg;
-            let Some(at) = accumulator.sum else {
-                let sum = doubles(ring, frame, accumulator, stride).fold(0.0, |sum, v| sum + v);
+            let at = accumulator.sum.expect("planned for this function");
+            if column.storage == Storage::Float {
+                let sum = match ring.cursors[at] {
+                    0 => sum_of(&ring.cursors[at + 1..]),
+                    _ => doubles(ring, frame, column, stride).fold(0.0, |sum, v| sum + v),
+                };
                 return Result::Float(if mean { sum / count as f64 } else { sum });
-            };
+            }
             let sum = get_wide(&ring.cursors, at);
             match output {
                 DataType::Float64 => {
                     let sum = sum as f64 / power_of_ten(column.scale);
                     Result::Float(if mean { sum / count as f64 } else { sum })
                 }
-                // The mean of a decimal is cut off, not rounded, after its last place.
                 DataType::Decimal128(_, scale) if mean => {
-                    let places = 10i128.pow((*scale - column.scale) as u32);
-                    Result::Int(sum.wrapping_mul(places) / i128::from(count))
+                    decimal_mean(sum, count, (*scale - column.scale) as u32)
+                        .map_or(Result::Null, Result::Int)
                 }
                 _ => Result::Int(sum),
             }
         }
         Function::Min => {
-            let at = accumulator.min.expect("planned for this function");
+            let min = accumulator.min.expect("planned for this function");
             Result::Int(known_extreme(
                 ring,
                 frame,
                 accumulator,
-                at,
+                min,
+                End::Least,
                 stride,
-                |a, b| a < b,
             ))
         }
         Function::Max => {
-            let at = accumulator.max.expect("planned for this function");
+            let max = accumulator.max.expect("planned for this function");
             Result::Int(known_extreme(
                 ring,
                 frame,
                 accumulator,
-                at,
+                max,
+                End::Greatest,
                 stride,
-                |a, b| a > b,
             ))
         }
         Function::Variance { sample, root } => {
@@ -196,20 +242,205 @@ fn evaluate(
             if divisor == 0 {
                 return Result::Null;
             }
-            let variance = match exact_deviations(ring, accumulator, count) {
+            let exact = match column.storage {
+                Storage::Float => double_deviations(ring, accumulator, count),
                 // n (n sum(x^2) - sum(x)^2) / n = the sum of squared deviations, times n.
-                Some(deviations) => {
+                _ => exact_deviations(ring, accumulator, count).map(|deviations| {
                     let places = power_of_ten(column.scale);
-                    deviations as f64 / (count as f64 * divisor as f64) / (places * places)
-                }
-                None => {
-                    let values = doubles(ring, frame, accumulator, stride);
-                    squared_deviations(values) / divisor as f64
-                }
+                    deviations as f64 / (places * places)
+                }),
+            };
+            let variance = match exact {
+                Some(deviations) => deviations / (count as f64 * divisor as f64),
+                None => squared_deviations(doubles(ring, frame, column, stride)) / divisor as f64,
             };
             Result::Float(if root { variance.sqrt() } else { variance })
         }
+        Function::Count
+        | Function::CountDistinct
+        | Function::Nth { .. }
+        | Function::Pair(_)
+        | Function::Rows => {
+            unreachable!("answered above, or by the caller")
+        }
     }
+}
+
+/// A stored value.
+fn stored(row: &[u64], slot: Slot) -> Result {
+    match slot.storage {
+        _ if row[1] & slot.bit == 0 => Result::Null,
+        Storage::Float => Result::Float(f64::from_bits(row[slot.word])),
+        Storage::Text => Result::Text(row[slot.word] as u32),
+        storage => Result::Int(value_of(row, storage, slot.word)),
+    }
+}
+
+/// The number of the `nth` row of a frame.
+fn nth_row(
+    ring: &Ring,
+    frame: &FramePlan,
+    slot: Slot,
+    stride: usize,
+    (nth, from_end, skip_nulls): (u64, bool, bool),
+) -> Option<u64> {
+    let (lo, hi) = (ring.cursors[frame.at], ring.cursors[frame.at + 1]);
+    if !skip_nulls {
+        return match from_end {
+            false => (nth < hi - lo).then(|| lo + nth),
+            true => (nth < hi - lo).then(|| hi - 1 - nth),
+        };
+    }
+    let has_value = |number: &u64| ring.row(*number, stride)[1] & slot.bit != 0;
+    match from_end {
+        false => (lo..hi).filter(has_value).nth(nth as usize),
+        true => (lo..hi).rev().filter(has_value).nth(nth as usize),
+    }
+}
+
+/// The columns of a frame's rows, for a function that is computed elsewhere.
+pub(super) fn rows_of(
+    plan: &AggregatePlan,
+    frame: &FramePlan,
+    ring: &Ring,
+    spec: &WindowSpec,
+    texts: &[KeyIndex],
+) -> std::result::Result<Vec<ArrayRef>, StateError> {
+    let (lo, hi) = (ring.cursors[frame.at], ring.cursors[frame.at + 1]);
+    let only = plan.only.map_or(0, |column| spec.slots[column].bit);
+    (plan.columns.iter())
+        .map(|&column| {
+            let mut output = Output::new(&spec.columns[column].data_type, (hi - lo) as usize);
+            for number in lo..hi {
+                let row = ring.row(number, spec.stride);
+                if row[1] & only == only {
+                    output.push(stored(row, spec.slots[column]));
+                }
+            }
+            output.finish(&texts[column])
+        })
+        .collect()
+}
+
+/// Sums of products of deviations from the means, of the pairs of a frame.
+struct Deviations {
+    mean_y: f64,
+    mean_x: f64,
+    yy: f64,
+    xx: f64,
+    xy: f64,
+    /// As `xy`, with the roles changed: where values are infinite, the two are not, as DataFusion has it.
+    yx: f64,
+}
+
+impl Deviations {
+    fn of(sums: &PairSums, ring: &Ring, frame: &FramePlan, stride: usize) -> Self {
+        let cursors = &ring.cursors;
+        let count = cursors[sums.count];
+        if cursors[sums.outside] != 0 {
+            return Self::of_rows(sums, ring, frame, stride);
+        }
+        let (y, x) = (&cursors[sums.sum_y..], &cursors[sums.sum_x..]);
+        let of = |products: usize, one: &[u64], other: &[u64]| {
+            deviations(count, &cursors[products..], one, other) / count as f64
+        };
+        let xy = of(sums.xy, x, y);
+        Deviations {
+            mean_y: sum_of(y) / count as f64,
+            mean_x: sum_of(x) / count as f64,
+            yy: of(sums.yy, y, y),
+            xx: of(sums.xx, x, x),
+            xy,
+            yx: xy,
+        }
+    }
+
+    /// In one pass over the rows (Welford, Technometrics 4 (3), 1962).
+    fn of_rows(sums: &PairSums, ring: &Ring, frame: &FramePlan, stride: usize) -> Self {
+        let mut all = Deviations {
+            mean_y: 0.0,
+            mean_x: 0.0,
+            yy: 0.0,
+            xx: 0.0,
+            xy: 0.0,
+            yx: 0.0,
+        };
+        let mut count = 0.0;
+        for number in ring.cursors[frame.at]..ring.cursors[frame.at + 1] {
+            let row = ring.row(number, stride);
+            if row[1] & sums.y.bit == 0 || row[1] & sums.x.bit == 0 {
+                continue;
+            }
+            let (y, x) = (
+                f64::from_bits(row[sums.y.word]),
+                f64::from_bits(row[sums.x.word]),
+            );
+            count += 1.0;
+            let (before_y, before_x) = (y - all.mean_y, x - all.mean_x);
+            all.mean_y += before_y / count;
+            all.mean_x += before_x / count;
+            all.yy += before_y * (y - all.mean_y);
+            all.xx += before_x * (x - all.mean_x);
+            all.xy += before_x * (y - all.mean_y);
+            all.yx += before_y * (x - all.mean_x);
+        }
+        all
+    }
+}
+
+fn of_pair(pair: Pair, sums: &PairSums, ring: &Ring, frame: &FramePlan, stride: usize) -> Result {
+    let count = ring.cursors[sums.count];
+    if pair == Pair::Count {
+        return Result::Int(i128::from(count));
+    }
+    let pairs_min = match pair {
+        Pair::CovarPop | Pair::AvgX | Pair::AvgY | Pair::Sxx | Pair::Syy | Pair::Sxy => 1,
+        _ => 2,
+    };
+    if count == 0 || (count < pairs_min && pair != Pair::Corr) {
+        return Result::Null;
+    }
+    let Deviations {
+        mean_y,
+        mean_x,
+        yy,
+        xx,
+        xy,
+        yx,
+    } = Deviations::of(sums, ring, frame, stride);
+    let unless = |none: bool, value: f64| match none {
+        true => Result::Null,
+        false => Result::Float(value),
+    };
+    match pair {
+        Pair::CovarSample => Result::Float(yx / (count - 1) as f64),
+        Pair::CovarPop => Result::Float(yx / count as f64),
+        // DataFusion tells columns that are NaN throughout from other frames without a correlation.
+        Pair::Corr if mean_y.is_nan() && mean_x.is_nan() => Result::Float(f64::NAN),
+        Pair::Corr => {
+            let none = count < 2 || mean_y.is_nan() || mean_x.is_nan() || xx == 0.0 || yy == 0.0;
+            unless(none, yx / yy.sqrt() / xx.sqrt())
+        }
+        Pair::Slope => unless(xx == 0.0, xy / xx),
+        Pair::Intercept => unless(xx == 0.0, mean_y - xy / xx * mean_x),
+        Pair::R2 => unless(xx == 0.0 || yy == 0.0, xy * xy / (xx * yy)),
+        Pair::AvgX => Result::Float(mean_x),
+        Pair::AvgY => Result::Float(mean_y),
+        Pair::Sxx => Result::Float(xx),
+        Pair::Syy => Result::Float(yy),
+        Pair::Sxy => Result::Float(xy),
+        Pair::Count => unreachable!("answered above"),
+    }
+}
+
+/// `n sum(x^2) - sum(x)^2` of doubles; `None` where one is out of range.
+fn double_deviations(ring: &Ring, accumulator: &Accumulator, count: u64) -> Option<f64> {
+    let (sum, squares) = (accumulator.sum?, accumulator.squares?);
+    if ring.cursors[sum] != 0 {
+        return None;
+    }
+    let sum = &ring.cursors[sum + 1..];
+    Some(deviations(count, &ring.cursors[squares..], sum, sum))
 }
 
 /// `n sum(x^2) - sum(x)^2` of unscaled integers; `None` where that may not fit.
@@ -241,10 +472,9 @@ fn squared_deviations(values: impl Iterator<Item = f64>) -> f64 {
 fn doubles<'a>(
     ring: &'a Ring,
     frame: &FramePlan,
-    accumulator: &Accumulator,
+    column: Slot,
     stride: usize,
 ) -> impl Iterator<Item = f64> + use<'a> {
-    let column = accumulator.column;
     let places = power_of_ten(column.scale);
     (ring.cursors[frame.at]..ring.cursors[frame.at + 1]).filter_map(move |number| {
         let row = ring.row(number, stride);
@@ -256,6 +486,17 @@ fn doubles<'a>(
             storage => value_of(row, storage, column.word) as f64 / places,
         })
     })
+}
+
+/// The mean with so many more decimal places, cut off, not rounded, after the last; `None` where it has more
+/// than the 38 digits of a decimal.
+fn decimal_mean(sum: i128, count: u64, places: u32) -> Option<i128> {
+    let (count, more) = (i128::from(count), 10i128.pow(places));
+    let mean = match sum.checked_mul(more) {
+        Some(sum) => sum / count,
+        None => (sum / count).checked_mul(more)? + sum % count * more / count,
+    };
+    (mean.unsigned_abs() < 10u128.pow(38)).then_some(mean)
 }
 
 /// 10^scale, exact up to 10^22.
@@ -280,6 +521,17 @@ mod tests {
         assert_eq!(power_of_ten(2), 100.0);
         assert_eq!(power_of_ten(-2), 0.01);
         assert!((power_of_ten(38) / 1e38 - 1.0).abs() < 1e-15);
+    }
+
+    #[test]
+    fn means_of_long_decimals() {
+        assert_eq!(decimal_mean(-10, 3, 4), Some(-33_333));
+        let long = 4 * 10i128.pow(36) + 7;
+        assert_eq!(
+            decimal_mean(-long, 300, 4),
+            Some(-(long / 300) * 10_000 - (long % 300) * 10_000 / 300)
+        );
+        assert_eq!(decimal_mean(long, 1, 4), None);
     }
 
     #[test]

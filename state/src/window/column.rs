@@ -8,7 +8,7 @@ use arrow::datatypes::{
 };
 
 use super::spec::{Column, Slot, Storage};
-use crate::StateError;
+use crate::{KeyIndex, StateError};
 
 /// A column's values for the rows of a batch.
 pub(super) struct Values {
@@ -22,16 +22,20 @@ enum Words {
     Ints(ScalarBuffer<i64>),
     Wides(Vec<i128>),
     Floats(ScalarBuffer<f64>),
+    Texts(Vec<u32>),
 }
 
 impl Values {
-    /// Reads `array`, which must have the column's type and `rows` rows.
+    /// Reads `array`, which must have the column's type and `rows` rows. Texts that are new get a number;
+    /// rows that do not enter are not looked at.
     pub(super) fn of(
         array: &ArrayRef,
         column: &Column,
         slot: Slot,
-        rows: usize,
+        enters: &[bool],
+        texts: &mut KeyIndex,
     ) -> Result<Self, StateError> {
+        let rows = enters.len();
         if *array.data_type() != column.data_type || array.len() != rows {
             return Err(StateError::Mismatch(format!(
                 "{} rows of {} where {rows} of {} were planned",
@@ -45,6 +49,14 @@ impl Values {
             Storage::Presence => Words::Presence,
             Storage::Int => Words::Ints(ints(array)),
             Storage::Wide => Words::Wides(wides(array)),
+            Storage::Text => Words::Texts(
+                (array.as_string::<i32>().iter().zip(enters))
+                    .map(|(text, enters)| match (text, enters) {
+                        (Some(text), true) => texts.slot_of(text.as_bytes()),
+                        _ => 0,
+                    })
+                    .collect(),
+            ),
             Storage::Float => Words::Floats(match array.data_type() {
                 DataType::Float32 => array
                     .as_primitive::<Float32Type>()
@@ -69,6 +81,7 @@ impl Values {
             Words::Presence => {}
             Words::Ints(values) => into[self.slot.word] = values[row] as u64,
             Words::Floats(values) => into[self.slot.word] = values[row].to_bits(),
+            Words::Texts(values) => into[self.slot.word] = u64::from(values[row]),
             Words::Wides(values) => {
                 into[self.slot.word] = values[row] as u64;
                 into[self.slot.word + 1] = (values[row] >> 64) as u64;

@@ -1,9 +1,13 @@
 //! Cursors: where each frame of a key stands, and the exact sums of the rows inside.
 //!
-//! All of it is addition in i128, so moving back undoes moving forward to the bit.
+//! All of it is addition of integers, so moving back undoes moving forward to the bit. A frame that begins
+//! with the first row ever keeps in its sums what the ring has let go.
 
-use super::ring::Ring;
-use super::spec::{Accumulator, FramePlan, Storage, WindowSpec};
+use super::blocks;
+use super::distinct::word_of;
+use super::exact::{Fixed, SUM_WORDS};
+use super::ring::{Aside, Ring};
+use super::spec::{Accumulator, Extreme, FramePlan, PairSums, Storage, WindowSpec};
 
 /// Values of this many bits are squared into the running sum; longer ones are counted, and a frame
 /// that holds one is computed from its rows.
@@ -22,9 +26,13 @@ pub(super) fn set_wide(words: &mut [u64], at: usize, value: i128) {
     words[at + 1] = (value >> 64) as u64;
 }
 
-/// A double's bits as an integer of the same (total) order.
-fn order_of(bits: u64) -> i64 {
-    let bits = bits as i64;
+/// A double's bits as an integer of the same order, NaN of either sign above all numbers.
+#[inline]
+pub(super) fn order_of(bits: u64) -> i64 {
+    let bits = match bits << 1 > f64::INFINITY.to_bits() << 1 {
+        true => f64::NAN.to_bits() as i64,
+        false => bits as i64,
+    };
     bits ^ (((bits >> 63) as u64) >> 1) as i64
 }
 
@@ -39,6 +47,7 @@ pub(super) fn double_of(order: i128) -> f64 {
 pub(super) fn value_of(row: &[u64], storage: Storage, word: usize) -> i128 {
     match storage {
         Storage::Presence => 0,
+        Storage::Text => i128::from(row[word]),
         Storage::Int => i128::from(row[word] as i64),
         Storage::Wide => get_wide(row, word),
         Storage::Float => i128::from(order_of(row[word])),
@@ -50,57 +59,136 @@ fn is_short(value: i128) -> bool {
     value.unsigned_abs() >> SQUARED_BITS == 0
 }
 
+/// What moves with the frames of a ring, taken out of it while its rows are read.
+struct Moving {
+    cursors: Box<[u64]>,
+    aside: Option<Box<Aside>>,
+}
+
+impl Moving {
+    #[inline]
+    fn out_of(ring: &mut Ring) -> Self {
+        Moving {
+            cursors: std::mem::take(&mut ring.cursors),
+            aside: ring.aside.take(),
+        }
+    }
+
+    #[inline]
+    fn back_into(self, ring: &mut Ring) {
+        (ring.cursors, ring.aside) = (self.cursors, self.aside);
+    }
+}
+
 /// Adds a row to a frame's accumulators, or takes it out.
 #[inline]
-fn apply<const ADD: bool>(accumulators: &[Accumulator], row: &[u64], cursors: &mut [u64]) {
-    for accumulator in accumulators {
+fn apply<const ADD: bool>(frame: &FramePlan, row: &[u64], moving: &mut Moving) {
+    let cursors = &mut *moving.cursors;
+    for accumulator in &frame.accumulators {
         let column = accumulator.column;
         if row[1] & column.bit == 0 {
             continue;
         }
-        let count = &mut cursors[accumulator.count];
-        *count = if ADD { *count + 1 } else { *count - 1 };
-        let count = *count;
-        if column.storage == Storage::Presence {
-            continue;
+        let count = moved::<ADD>(&mut cursors[accumulator.count]);
+        if let Some(table) = accumulator.distinct
+            && let Some(aside) = &mut moving.aside
+            && let Some(Some(counts)) = aside.distinct.get_mut(table)
+        {
+            counts.apply::<ADD>(word_of(row, column));
         }
-        let value = value_of(row, column.storage, column.word);
-        if let Some(at) = accumulator.sum {
-            let sum = get_wide(cursors, at);
-            let moved = if ADD {
-                sum.wrapping_add(value)
-            } else {
-                sum.wrapping_sub(value)
-            };
-            set_wide(cursors, at, moved);
-        }
-        if let Some(at) = accumulator.squares {
-            if is_short(value) {
-                let sum = get_wide(cursors, at);
-                let square = value * value;
-                set_wide(cursors, at, if ADD { sum + square } else { sum - square });
-            } else {
-                let long = &mut cursors[at + 2];
-                *long = if ADD { *long + 1 } else { *long - 1 };
+        let value = match column.storage {
+            Storage::Presence => continue,
+            Storage::Float => {
+                let bits = row[column.word];
+                apply_double::<ADD>(accumulator, bits, cursors);
+                i128::from(order_of(bits))
             }
+            storage => {
+                let value = value_of(row, storage, column.word);
+                apply_integer::<ADD>(accumulator, value, cursors);
+                value
+            }
+        };
+        if let Some(min) = accumulator.min {
+            extreme::<ADD>(cursors, min, count, value, |a, b| a <= b);
         }
-        if let Some(at) = accumulator.min {
-            extreme::<ADD>(cursors, at, count, value, |a, b| a <= b);
+        if let Some(max) = accumulator.max {
+            extreme::<ADD>(cursors, max, count, value, |a, b| a >= b);
         }
-        if let Some(at) = accumulator.max {
-            extreme::<ADD>(cursors, at, count, value, |a, b| a >= b);
+    }
+    for pair in &frame.pairs {
+        apply_pair::<ADD>(pair, row, cursors);
+    }
+}
+
+#[inline]
+fn moved<const ADD: bool>(count: &mut u64) -> u64 {
+    *count = if ADD { *count + 1 } else { *count - 1 };
+    *count
+}
+
+#[inline]
+fn apply_integer<const ADD: bool>(accumulator: &Accumulator, value: i128, cursors: &mut [u64]) {
+    if let Some(at) = accumulator.sum {
+        let sum = get_wide(cursors, at);
+        let sum = match ADD {
+            true => sum.wrapping_add(value),
+            false => sum.wrapping_sub(value),
+        };
+        set_wide(cursors, at, sum);
+    }
+    if let Some(at) = accumulator.squares {
+        if is_short(value) {
+            let sum = get_wide(cursors, at);
+            let square = value * value;
+            set_wide(cursors, at, if ADD { sum + square } else { sum - square });
+        } else {
+            moved::<ADD>(&mut cursors[at + 2]);
         }
     }
 }
 
 #[inline]
+fn apply_double<const ADD: bool>(accumulator: &Accumulator, bits: u64, cursors: &mut [u64]) {
+    let Some(at) = accumulator.sum else { return };
+    match Fixed::of(bits) {
+        None => {
+            moved::<ADD>(&mut cursors[at]);
+        }
+        Some(value) => {
+            value.apply::<ADD>(&mut cursors[at + 1..at + 1 + SUM_WORDS]);
+            if let Some(at) = accumulator.squares {
+                value.apply_product::<ADD>(value, &mut cursors[at..]);
+            }
+        }
+    }
+}
+
+fn apply_pair<const ADD: bool>(pair: &PairSums, row: &[u64], cursors: &mut [u64]) {
+    if row[1] & pair.y.bit == 0 || row[1] & pair.x.bit == 0 {
+        return;
+    }
+    moved::<ADD>(&mut cursors[pair.count]);
+    let (Some(y), Some(x)) = (Fixed::of(row[pair.y.word]), Fixed::of(row[pair.x.word])) else {
+        moved::<ADD>(&mut cursors[pair.outside]);
+        return;
+    };
+    y.apply::<ADD>(&mut cursors[pair.sum_y..]);
+    x.apply::<ADD>(&mut cursors[pair.sum_x..]);
+    y.apply_product::<ADD>(y, &mut cursors[pair.yy..]);
+    x.apply_product::<ADD>(x, &mut cursors[pair.xx..]);
+    x.apply_product::<ADD>(y, &mut cursors[pair.xy..]);
+}
+
+#[inline]
 fn extreme<const ADD: bool>(
     cursors: &mut [u64],
-    at: usize,
+    extreme: Extreme,
     count: u64,
     value: i128,
     reaches: impl Fn(i128, i128) -> bool,
 ) {
+    let at = extreme.at;
     let bound = get_wide(cursors, at + 1);
     if ADD {
         if count == 1 || reaches(value, bound) {
@@ -112,26 +200,56 @@ fn extreme<const ADD: bool>(
     }
 }
 
+/// Which end of a frame's values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Least,
+    Greatest,
+}
+
+impl End {
+    fn of(self, one: i128, other: i128) -> i128 {
+        match self {
+            End::Least => one.min(other),
+            End::Greatest => one.max(other),
+        }
+    }
+}
+
 /// The least or greatest value of a frame that has one, searching the frame's rows if it is unknown.
 pub(super) fn known_extreme(
     ring: &mut Ring,
     frame: &FramePlan,
     accumulator: &Accumulator,
-    at: usize,
+    extreme: Extreme,
+    end: End,
     stride: usize,
-    reaches: impl Fn(i128, i128) -> bool,
 ) -> i128 {
+    let at = extreme.at;
     if ring.cursors[at] != KNOWN {
         let column = accumulator.column;
+        let (lo, hi) = (ring.cursors[frame.at], ring.cursors[frame.at + 1]);
         let mut best = None;
-        for number in ring.cursors[frame.at]..ring.cursors[frame.at + 1] {
-            let row = ring.row(number, stride);
-            if row[1] & column.bit != 0 {
-                let value = value_of(row, column.storage, column.word);
-                if best.is_none_or(|best| reaches(value, best)) {
-                    best = Some(value);
+        if column.storage == Storage::Wide {
+            for number in lo..hi {
+                let row = ring.row(number, stride);
+                if row[1] & column.bit != 0 {
+                    let value = value_of(row, column.storage, column.word);
+                    best = Some(best.map_or(value, |best| end.of(best, value)));
                 }
             }
+        } else {
+            let found = blocks::search(ring, column, lo, hi, stride);
+            if found.min <= found.max {
+                best = Some(i128::from(match end {
+                    End::Least => found.min,
+                    End::Greatest => found.max,
+                }));
+            }
+        }
+        if let Some(gone) = extreme.gone.filter(|gone| ring.cursors[*gone] == KNOWN) {
+            let value = get_wide(&ring.cursors, gone + 1);
+            best = Some(best.map_or(value, |best| end.of(best, value)));
         }
         let best = best.expect("the frame's count says that it holds a value");
         ring.cursors[at] = KNOWN;
@@ -142,73 +260,145 @@ pub(super) fn known_extreme(
 
 /// Cursors before the first row.
 pub(super) fn start(spec: &WindowSpec) -> Box<[u64]> {
-    let mut cursors = vec![0; spec.cursor_words];
-    for frame in &spec.frames {
-        cursors[frame.at + 2] = i64::MIN as u64;
-        cursors[frame.at + 3] = i64::MIN as u64;
-    }
-    cursors.into()
+    vec![0; spec.cursor_words].into()
 }
 
 /// Moves a frame to the rows of `[start_us, end_us]`. Rows come in before others go out, so that
-/// the frame never turns inside out. Only a frame that moves back in time looks at rows behind it.
-pub(super) fn seek(ring: &mut Ring, frame: &FramePlan, stride: usize, start_us: i64, end_us: i64) {
-    let mut cursors = std::mem::take(&mut ring.cursors);
+/// the frame never turns inside out. Only a frame that moves `back` in time looks at rows behind it.
+#[inline]
+pub(super) fn seek_times(
+    ring: &mut Ring,
+    frame: &FramePlan,
+    stride: usize,
+    (start_us, end_us): (i64, i64),
+    back: bool,
+) {
+    let mut moving = Moving::out_of(ring);
     let (first, end) = (ring.first(), ring.end(stride));
-    let (mut lo, mut hi) = (cursors[frame.at], cursors[frame.at + 1]);
-    let earlier_start = start_us < cursors[frame.at + 2] as i64;
-    let earlier_end = end_us < cursors[frame.at + 3] as i64;
-    let accumulators = &frame.accumulators;
+    let (mut lo, mut hi) = (moving.cursors[frame.at], moving.cursors[frame.at + 1]);
     while hi < end && ring.time_us(hi, stride) <= end_us {
-        apply::<true>(accumulators, ring.row(hi, stride), &mut cursors);
+        apply::<true>(frame, ring.row(hi, stride), &mut moving);
         hi += 1;
     }
-    while earlier_start && lo > first && ring.time_us(lo - 1, stride) >= start_us {
-        lo -= 1;
-        apply::<true>(accumulators, ring.row(lo, stride), &mut cursors);
+    if !frame.unbounded {
+        while back && lo > first && ring.time_us(lo - 1, stride) >= start_us {
+            lo -= 1;
+            apply::<true>(frame, ring.row(lo, stride), &mut moving);
+        }
+        while lo < hi && ring.time_us(lo, stride) < start_us {
+            apply::<false>(frame, ring.row(lo, stride), &mut moving);
+            lo += 1;
+        }
     }
-    while lo < hi && ring.time_us(lo, stride) < start_us {
-        apply::<false>(accumulators, ring.row(lo, stride), &mut cursors);
-        lo += 1;
-    }
-    while earlier_end && hi > lo && ring.time_us(hi - 1, stride) > end_us {
+    while back && hi > lo && ring.time_us(hi - 1, stride) > end_us {
         hi -= 1;
-        apply::<false>(accumulators, ring.row(hi, stride), &mut cursors);
+        apply::<false>(frame, ring.row(hi, stride), &mut moving);
     }
-    cursors[frame.at] = lo;
-    cursors[frame.at + 1] = hi;
-    cursors[frame.at + 2] = start_us as u64;
-    cursors[frame.at + 3] = end_us as u64;
-    ring.cursors = cursors;
+    moving.cursors[frame.at] = lo;
+    moving.cursors[frame.at + 1] = hi;
+    moving.back_into(ring);
+}
+
+/// Moves a frame to the rows of the numbers `[from, to)`.
+pub(super) fn seek_rows(ring: &mut Ring, frame: &FramePlan, stride: usize, from: u64, to: u64) {
+    let mut moving = Moving::out_of(ring);
+    let (mut lo, mut hi) = (moving.cursors[frame.at], moving.cursors[frame.at + 1]);
+    while hi < to {
+        apply::<true>(frame, ring.row(hi, stride), &mut moving);
+        hi += 1;
+    }
+    if !frame.unbounded {
+        while lo > from {
+            lo -= 1;
+            apply::<true>(frame, ring.row(lo, stride), &mut moving);
+        }
+        while lo < from {
+            apply::<false>(frame, ring.row(lo, stride), &mut moving);
+            lo += 1;
+        }
+    }
+    while hi > to {
+        hi -= 1;
+        apply::<false>(frame, ring.row(hi, stride), &mut moving);
+    }
+    moving.cursors[frame.at] = lo;
+    moving.cursors[frame.at + 1] = hi;
+    moving.back_into(ring);
 }
 
 /// Tells the frames that a row came to stand at `number`.
 pub(super) fn inserted(ring: &mut Ring, frames: &[FramePlan], number: u64, stride: usize) {
-    let mut cursors = std::mem::take(&mut ring.cursors);
+    if number + 1 == ring.end(stride) {
+        return;
+    }
+    let mut moving = Moving::out_of(ring);
     for frame in frames {
-        if number < cursors[frame.at] {
-            cursors[frame.at] += 1;
-            cursors[frame.at + 1] += 1;
-        } else if number < cursors[frame.at + 1] {
-            cursors[frame.at + 1] += 1;
-            apply::<true>(&frame.accumulators, ring.row(number, stride), &mut cursors);
+        if number < moving.cursors[frame.at] {
+            moving.cursors[frame.at] += 1;
+            moving.cursors[frame.at + 1] += 1;
+        } else if number < moving.cursors[frame.at + 1] {
+            moving.cursors[frame.at + 1] += 1;
+            apply::<true>(frame, ring.row(number, stride), &mut moving);
         }
     }
-    ring.cursors = cursors;
+    moving.back_into(ring);
 }
 
-/// Moves all frames behind the rows up to `number`, which are about to be dropped.
+/// Moves all frames behind the rows up to `number`, which are about to be dropped. A frame that begins with
+/// the first row ever takes them in for good.
 pub(super) fn leave(ring: &mut Ring, frames: &[FramePlan], number: u64, stride: usize) {
-    let mut cursors = std::mem::take(&mut ring.cursors);
+    let mut moving = Moving::out_of(ring);
     for frame in frames {
-        let hi = cursors[frame.at + 1];
-        for lost in cursors[frame.at]..number.min(hi) {
-            apply::<false>(&frame.accumulators, ring.row(lost, stride), &mut cursors);
+        let hi = moving.cursors[frame.at + 1];
+        if frame.unbounded {
+            for gone in hi..number {
+                apply::<true>(frame, ring.row(gone, stride), &mut moving);
+            }
+            for gone in moving.cursors[frame.at]..number {
+                keep_extremes(frame, ring.row(gone, stride), &mut moving.cursors);
+            }
+        } else {
+            for lost in moving.cursors[frame.at]..number.min(hi) {
+                apply::<false>(frame, ring.row(lost, stride), &mut moving);
+            }
         }
-        cursors[frame.at] = cursors[frame.at].max(number);
-        cursors[frame.at + 1] = hi.max(number);
+        moving.cursors[frame.at] = moving.cursors[frame.at].max(number);
+        moving.cursors[frame.at + 1] = hi.max(number);
     }
-    ring.cursors = cursors;
+    moving.back_into(ring);
+}
+
+/// Tells the frames of a row that is too old to be kept: those that begin with the first row ever have it.
+pub(super) fn passed(ring: &mut Ring, frames: &[FramePlan], row: &[u64]) {
+    for frame in frames.iter().filter(|frame| frame.unbounded) {
+        let mut moving = Moving::out_of(ring);
+        apply::<true>(frame, row, &mut moving);
+        keep_extremes(frame, row, &mut moving.cursors);
+        moving.back_into(ring);
+    }
+}
+
+fn keep_extremes(frame: &FramePlan, row: &[u64], cursors: &mut [u64]) {
+    for accumulator in &frame.accumulators {
+        let column = accumulator.column;
+        if row[1] & column.bit == 0 {
+            continue;
+        }
+        let value = value_of(row, column.storage, column.word);
+        for (extreme, end) in [
+            (accumulator.min, End::Least),
+            (accumulator.max, End::Greatest),
+        ] {
+            if let Some(at) = extreme.and_then(|extreme| extreme.gone) {
+                let best = match cursors[at] {
+                    KNOWN => end.of(get_wide(cursors, at + 1), value),
+                    _ => value,
+                };
+                cursors[at] = KNOWN;
+                set_wide(cursors, at + 1, best);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -237,5 +427,9 @@ mod tests {
             let back = double_of(i128::from(order_of(value.to_bits())));
             assert_eq!(back.to_bits(), value.to_bits());
         }
+        assert_eq!(
+            order_of((-f64::NAN).to_bits()),
+            order_of(f64::NAN.to_bits())
+        );
     }
 }

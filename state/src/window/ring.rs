@@ -3,11 +3,40 @@
 //! A row is a few words: event time, a bit for each column that has a value, the values. Rows have
 //! absolute numbers, so that dropping old ones moves nothing else.
 
+use super::blocks::Blocks;
+use super::distinct::Counts;
 use super::spec::FramePlan;
+use crate::paged::prefetch_line;
 use crate::{Persist, StateError};
 
 /// Event time before any row.
 pub(super) const NEVER_US: i64 = i64::MIN;
+
+/// How far the rows of a key have come, stored or not; microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyTimes {
+    /// Newest credible event time: what lateness is judged from.
+    pub newest_us: i64,
+    /// Newest event time, credible or not.
+    pub last_us: i64,
+}
+
+impl KeyTimes {
+    /// Before any row.
+    pub const NEVER: KeyTimes = KeyTimes {
+        newest_us: NEVER_US,
+        last_us: NEVER_US,
+    };
+
+    /// After a row more.
+    #[must_use]
+    pub fn with(self, time_us: i64, credible_us: i64) -> KeyTimes {
+        KeyTimes {
+            newest_us: self.newest_us.max(credible_us),
+            last_us: self.last_us.max(time_us),
+        }
+    }
+}
 
 /// What [`Ring::prefetch`] asks for.
 #[derive(Debug, Clone, Copy)]
@@ -20,21 +49,16 @@ pub(super) enum Step {
 /// Asks for the cache line of an item, if there is such an item.
 #[inline]
 fn prefetch<T>(items: &[T], at: usize) {
-    #[cfg(target_arch = "x86_64")]
     if let Some(item) = items.get(at) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: the address is that of a live item; a prefetch reads nothing into the program.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(item).cast()) };
+        prefetch_line(std::ptr::from_ref(item).cast());
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (items, at);
 }
 
 /// One key's rows and cursors.
 #[derive(Debug, Clone)]
 pub(super) struct Ring {
-    /// Newest event time of any accepted row, stored or not.
-    pub newest_us: i64,
+    /// How far rows have moved the key's time.
+    pub times: KeyTimes,
     /// Absolute number of the first live row.
     first: u64,
     /// Words of dropped rows, still at the front of `rows`.
@@ -42,16 +66,31 @@ pub(super) struct Ring {
     rows: Vec<u64>,
     /// Cursors of all frames; empty until the first row.
     pub cursors: Box<[u64]>,
+    /// No frame stands where it was moved to for a row after this event time.
+    pub seen_us: i64,
+    /// What long frames have come to need.
+    pub aside: Option<Box<Aside>>,
+}
+
+/// What a ring's rows say in another form, made when a long frame is asked for it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Aside {
+    /// Extremes of runs of rows.
+    pub blocks: Blocks,
+    /// Values of frames whose different ones are counted.
+    pub distinct: Vec<Option<Counts>>,
 }
 
 impl Default for Ring {
     fn default() -> Self {
         Ring {
-            newest_us: NEVER_US,
+            times: KeyTimes::NEVER,
             first: 0,
             dead: 0,
             rows: Vec::new(),
             cursors: Box::default(),
+            seen_us: NEVER_US,
+            aside: None,
         }
     }
 }
@@ -95,8 +134,34 @@ impl Ring {
         if at != tail {
             self.rows.copy_within(at..tail, at + stride);
             self.rows[at..at + stride].copy_from_slice(row);
+            if let Some(aside) = &mut self.aside {
+                aside.blocks.moved_from(number);
+            }
         }
         number
+    }
+
+    /// Number of the first row at or after a time.
+    pub(super) fn number_at(&self, time_us: i64, stride: usize) -> u64 {
+        let (mut lo, mut hi) = (self.first, self.end(stride));
+        while lo < hi {
+            let middle = lo + (hi - lo) / 2;
+            match self.time_us(middle, stride) < time_us {
+                true => lo = middle + 1,
+                false => hi = middle,
+            }
+        }
+        lo
+    }
+
+    /// Heap bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let aside = |aside: &Box<Aside>| {
+            let counts = aside.distinct.iter().flatten().map(Counts::bytes);
+            size_of::<Aside>() + aside.blocks.bytes() + counts.sum::<usize>()
+        };
+        (self.rows.capacity() + self.cursors.len()) * size_of::<u64>()
+            + self.aside.as_ref().map_or(0, aside)
     }
 
     /// The next row would not fit.
@@ -115,6 +180,22 @@ impl Ring {
         }
     }
 
+    /// Most of its room is for rows that are gone, or never came.
+    pub(super) fn is_slack(&self, stride: usize) -> bool {
+        self.rows.capacity() > 64 * stride
+            && (self.rows.len() - self.dead as usize) * 3 < self.rows.capacity()
+    }
+
+    /// Gives back the room of dropped rows, and most of what is free.
+    pub(super) fn tighten(&mut self, stride: usize) {
+        if self.is_slack(stride) {
+            self.rows.drain(..self.dead as usize);
+            self.dead = 0;
+            self.rows
+                .shrink_to(self.rows.len() + self.rows.len() / 4 + 2 * stride);
+        }
+    }
+
     /// Drops the first `count` rows.
     pub(super) fn drop_front(&mut self, count: u64, stride: usize) {
         self.first += count;
@@ -130,7 +211,12 @@ impl Ring {
     #[inline]
     pub(super) fn prefetch(&self, frames: &[FramePlan], stride: usize, step: Step) {
         match step {
-            Step::Ring => prefetch(std::slice::from_ref(self), 0),
+            Step::Ring => {
+                let lines = std::ptr::from_ref(self).cast::<u8>();
+                for line in (0..size_of::<Ring>()).step_by(64) {
+                    prefetch_line(lines.wrapping_add(line));
+                }
+            }
             Step::Cursors => {
                 for line in (0..self.cursors.len()).step_by(8) {
                     prefetch(&self.cursors, line);
@@ -162,22 +248,29 @@ impl Persist for Ring {
     const PAGE_VALUES: usize = 16;
 
     fn write(&self, out: &mut Vec<u8>) {
-        self.newest_us.write(out);
+        self.times.newest_us.write(out);
+        self.times.last_us.write(out);
         self.first.write(out);
         (self.rows.len() as u64 - u64::from(self.dead)).write(out);
         for word in &self.rows[self.dead as usize..] {
             out.extend_from_slice(&word.to_le_bytes());
         }
         self.cursors.to_vec().write(out);
+        self.seen_us.write(out);
     }
 
     fn read(input: &mut &[u8]) -> Result<Self, StateError> {
         Ok(Ring {
-            newest_us: i64::read(input)?,
+            times: KeyTimes {
+                newest_us: i64::read(input)?,
+                last_us: i64::read(input)?,
+            },
             first: u64::read(input)?,
             dead: 0,
             rows: Vec::read(input)?,
             cursors: Vec::read(input)?.into(),
+            seen_us: i64::read(input)?,
+            aside: None,
         })
     }
 }

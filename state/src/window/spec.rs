@@ -2,13 +2,17 @@
 
 use arrow::datatypes::{DataType, TimeUnit};
 
+use super::exact::{PRODUCT_WORDS, SUM_WORDS};
 use crate::StateError;
 
-/// An aggregate function over the rows of a frame; NULL arguments are left out.
+/// A function over the rows of a frame; but for [`Function::Nth`] and [`Function::Rows`], rows whose
+/// argument is NULL are left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Function {
     /// Number of arguments that are not NULL; never NULL itself.
     Count,
+    /// Number of different arguments that are not NULL; never NULL itself.
+    CountDistinct,
     /// Sum; NULL over nothing.
     Sum,
     /// Mean; NULL over nothing.
@@ -24,6 +28,48 @@ pub enum Function {
         /// Take the square root.
         root: bool,
     },
+    /// A function of two columns of doubles, `y` and `x`, which are NULL on the same rows.
+    Pair(Pair),
+    /// The argument of one row of the frame; NULL where the frame is shorter.
+    Nth {
+        /// Which, from 0.
+        nth: u64,
+        /// Counted from the frame's last row back.
+        from_end: bool,
+        /// Rows whose argument is NULL are not counted.
+        skip_nulls: bool,
+    },
+    /// Computed by the caller of [`super::WindowState::compute`], which is handed the frame's rows.
+    Rows,
+}
+
+/// What is computed of pairs `(y, x)`; `Sxy` and its like are sums of products of deviations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Pair {
+    /// `Sxy / (n - 1)`; NULL for one pair.
+    CovarSample,
+    /// `Sxy / n`.
+    CovarPop,
+    /// `Sxy / sqrt(Sxx Syy)`; NULL where either is 0.
+    Corr,
+    /// `Sxy / Sxx`; NULL for one pair, and where all `x` are the same.
+    Slope,
+    /// `mean(y) - slope mean(x)`; NULL where the slope is.
+    Intercept,
+    /// Number of pairs; never NULL.
+    Count,
+    /// `Sxy^2 / (Sxx Syy)`; NULL where either is 0.
+    R2,
+    /// Mean of `x`.
+    AvgX,
+    /// Mean of `y`.
+    AvgY,
+    /// `Sxx`.
+    Sxx,
+    /// `Syy`.
+    Syy,
+    /// `Sxy`.
+    Sxy,
 }
 
 /// An argument of aggregates.
@@ -33,13 +79,33 @@ pub struct Column {
     pub data_type: DataType,
 }
 
-/// The times a window looks at: `[t - preceding_us, t - until_us]` for a row at `t`, microseconds.
+/// The rows that a window looks at, from a row of its key back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Frame {
-    /// How far back the frame begins.
-    pub preceding_us: i64,
-    /// How far back it ends; 0 for CURRENT ROW.
-    pub until_us: i64,
+pub enum Frame {
+    /// Those of the times `[t - preceding_us, t - until_us]` for a row at `t`, microseconds; rows of the
+    /// same time are in or out together, as far as they came before it.
+    Range {
+        /// How far back the frame begins; `None` for UNBOUNDED PRECEDING.
+        preceding_us: Option<i64>,
+        /// How far back it ends; 0 for CURRENT ROW.
+        until_us: i64,
+    },
+    /// Those that many places back in the order of (event time, arrival).
+    Rows {
+        /// How many rows back the frame begins; `None` for UNBOUNDED PRECEDING.
+        preceding: Option<u64>,
+        /// How many rows back it ends; 0 for CURRENT ROW.
+        until: u64,
+    },
+}
+
+impl Frame {
+    fn is_unbounded(&self) -> bool {
+        match self {
+            Frame::Range { preceding_us, .. } => preceding_us.is_none(),
+            Frame::Rows { preceding, .. } => preceding.is_none(),
+        }
+    }
 }
 
 /// One output column.
@@ -47,13 +113,15 @@ pub struct Frame {
 pub struct Aggregate {
     /// What is computed.
     pub function: Function,
-    /// Of which column.
-    pub column: usize,
+    /// Of which columns: one, two for [`Function::Pair`], any number for [`Function::Rows`].
+    pub columns: Vec<usize>,
+    /// For [`Function::Rows`]: rows on which this column is NULL are left out.
+    pub only: Option<usize>,
     /// Over which frame.
     pub frame: usize,
     /// Type of the result: `Int64` for counts; `Float64`, `Int64` or `Decimal128` for sums and means; the
-    /// column's for extremes; `Float64` for variances. Where it is `Float64` over an integer or a decimal,
-    /// the argument is meant as cast to a double and is still summed exactly.
+    /// column's for extremes and single rows; `Float64` for variances and pairs. Where it is `Float64` over
+    /// an integer or a decimal, the argument is meant as cast to a double and is still summed exactly.
     pub output: DataType,
 }
 
@@ -68,13 +136,15 @@ pub(super) enum Storage {
     Wide,
     /// One word, the bits of a double.
     Float,
+    /// One word, the number of a text.
+    Text,
 }
 
 impl Storage {
     fn words(self) -> usize {
         match self {
             Storage::Presence => 0,
-            Storage::Int | Storage::Float => 1,
+            Storage::Int | Storage::Float | Storage::Text => 1,
             Storage::Wide => 2,
         }
     }
@@ -97,22 +167,49 @@ pub(super) struct Slot {
 pub(super) struct Accumulator {
     pub column: Slot,
     pub count: usize,
-    /// i128, exact.
+    /// Of integers and decimals: i128, exact. Of doubles: how many are out of range, then the exact sum
+    /// of the others.
     pub sum: Option<usize>,
-    /// i128, exact, of the values of up to 40 bits; then how many are longer.
+    /// Of integers: i128, exact, of the values of up to 40 bits; then how many are longer. Of doubles: the
+    /// exact sum of the squares of those in range.
     pub squares: Option<usize>,
-    /// Whether the extreme is known, then the extreme as i128.
-    pub min: Option<usize>,
-    pub max: Option<usize>,
+    pub min: Option<Extreme>,
+    pub max: Option<Extreme>,
+    /// Among the key's tables of counted values.
+    pub distinct: Option<usize>,
 }
 
-/// A frame's place in the key's cursors. Its first words: the numbers `[lo, hi)` of its rows, then the
-/// times `[start, end]` that it was moved to last.
+/// Where a least or greatest value stands: whether it is known, then the value as i128.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Extreme {
+    pub at: usize,
+    /// The same of the rows that an unbounded frame has let go: whether there are any, then the extreme.
+    pub gone: Option<usize>,
+}
+
+/// Exact sums of pairs in one frame, at words of the key's cursors.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PairSums {
+    pub y: Slot,
+    pub x: Slot,
+    pub count: usize,
+    /// Pairs with a value that is out of range; the sums below are without them.
+    pub outside: usize,
+    pub sum_y: usize,
+    pub sum_x: usize,
+    pub yy: usize,
+    pub xx: usize,
+    pub xy: usize,
+}
+
+/// A frame's place in the key's cursors. Its first words: the numbers `[lo, hi)` of its rows.
 #[derive(Debug, Clone)]
 pub(super) struct FramePlan {
     pub frame: Frame,
+    pub unbounded: bool,
     pub at: usize,
     pub accumulators: Vec<Accumulator>,
+    pub pairs: Vec<PairSums>,
     /// Output columns over this frame.
     pub outputs: Vec<usize>,
 }
@@ -121,8 +218,10 @@ pub(super) struct FramePlan {
 #[derive(Debug, Clone)]
 pub(super) struct AggregatePlan {
     pub function: Function,
-    /// Among the accumulators of its frame.
-    pub accumulator: usize,
+    /// Among the accumulators, or the pairs, of its frame; nothing for functions of single rows.
+    pub source: usize,
+    pub columns: Vec<usize>,
+    pub only: Option<usize>,
     pub output: DataType,
 }
 
@@ -137,22 +236,39 @@ pub struct WindowSpec {
     pub(super) stride: usize,
     pub(super) cursor_words: usize,
     pub(super) lateness_us: i64,
-    /// Rows further behind the newest one than this are seen by no frame.
+    /// Rows further behind the newest one than this are seen by no frame of times.
     pub(super) retention_us: i64,
+    /// Frames of rows see this many rows before those within the lateness.
+    pub(super) rows_before: Option<u64>,
+    /// Rows count as such: one without any argument is kept too.
+    pub(super) all_rows: bool,
+    /// A key that has been silent for longer than any frame reaches is as new.
+    pub(super) forgets: bool,
 }
 
 /// Words of a frame before its accumulators.
-const FRAME_WORDS: usize = 4;
+const FRAME_WORDS: usize = 2;
 
 /// Most columns of one key's windows: one bit each in a row's second word.
 pub const COLUMNS_MAX: usize = 64;
+
+/// Hands out words of the cursors.
+struct Words(usize);
+
+impl Words {
+    fn take(&mut self, words: usize) -> usize {
+        self.0 += words;
+        self.0 - words
+    }
+}
 
 impl WindowSpec {
     /// Compiles the windows of one key; `lateness_us` as in [`sanderling_schemas::Relation`].
     ///
     /// # Errors
     /// [`StateError::Unsupported`] for a type that a function has no kernel for, for more than 64
-    /// columns and for a frame that ends before it begins.
+    /// columns, for a frame that ends before it begins, and for a function over an unbounded frame whose
+    /// state would grow with it.
     pub fn new(
         columns: Vec<Column>,
         frames: Vec<Frame>,
@@ -165,21 +281,23 @@ impl WindowSpec {
                 columns.len()
             )));
         }
-        if let Some(frame) = frames
-            .iter()
-            .find(|f| f.until_us < 0 || f.preceding_us < f.until_us)
-        {
+        let backwards = |frame: &&Frame| match **frame {
+            Frame::Range {
+                preceding_us,
+                until_us,
+            } => until_us < 0 || preceding_us.is_some_and(|from| from < until_us),
+            Frame::Rows { preceding, until } => preceding.is_some_and(|from| from < until),
+        };
+        if let Some(frame) = frames.iter().find(backwards) {
             return Err(StateError::Unsupported(format!(
-                "a frame from {} us to {} us before the row",
-                frame.preceding_us, frame.until_us
+                "a frame that ends before it begins: {frame:?}"
             )));
         }
         let mut slots = Vec::new();
         let mut stride = 2;
         for (index, column) in columns.iter().enumerate() {
-            let counted_only = aggregates
-                .iter()
-                .all(|a| a.column != index || a.function == Function::Count);
+            let counted_only = (aggregates.iter())
+                .all(|a| !a.columns.contains(&index) || a.function == Function::Count);
             let (storage, scale) = match counted_only {
                 true => (Storage::Presence, 0),
                 false => storage_of(&column.data_type)?,
@@ -195,80 +313,122 @@ impl WindowSpec {
 
         let mut plans = Vec::new();
         let mut resolved: Vec<Option<AggregatePlan>> = vec![None; aggregates.len()];
-        let mut word = 0;
+        let (mut words, mut tables) = (Words(0), 0);
         for (number, frame) in frames.iter().enumerate() {
             let mut plan = FramePlan {
                 frame: *frame,
-                at: word,
+                unbounded: frame.is_unbounded(),
+                at: words.take(FRAME_WORDS),
                 accumulators: Vec::new(),
+                pairs: Vec::new(),
                 outputs: Vec::new(),
             };
-            word += FRAME_WORDS;
-            for (index, slot) in slots.iter().enumerate() {
-                let mut wanted = aggregates
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, a)| a.frame == number && a.column == index)
-                    .peekable();
-                if wanted.peek().is_none() {
-                    continue;
-                }
-                let mut take = |words: usize| {
-                    word += words;
-                    word - words
+            let mut known: Vec<(usize, usize)> = Vec::new();
+            let mut pairs: Vec<Vec<usize>> = Vec::new();
+            let of_frame = aggregates
+                .iter()
+                .enumerate()
+                .filter(|(_, a)| a.frame == number);
+            for (at, aggregate) in of_frame {
+                let Some(slot) = aggregate.columns.first().map(|c| slots[*c]) else {
+                    return Err(StateError::Unsupported("an aggregate of no column".into()));
                 };
-                let mut accumulator = Accumulator {
-                    column: *slot,
-                    count: take(1),
-                    sum: None,
-                    squares: None,
-                    min: None,
-                    max: None,
-                };
-                let exact = matches!(slot.storage, Storage::Int | Storage::Wide);
-                for (at, aggregate) in wanted {
-                    check(aggregate, &columns[index], slot)?;
-                    match aggregate.function {
-                        Function::Sum | Function::Avg if exact => {
-                            accumulator.sum.get_or_insert_with(|| take(2));
-                        }
-                        Function::Variance { .. } if slot.storage == Storage::Int => {
-                            accumulator.sum.get_or_insert_with(|| take(2));
-                            accumulator.squares.get_or_insert_with(|| take(3));
-                        }
-                        Function::Min => {
-                            accumulator.min.get_or_insert_with(|| take(3));
-                        }
-                        Function::Max => {
-                            accumulator.max.get_or_insert_with(|| take(3));
-                        }
-                        _ => {}
+                check(aggregate, &columns, &slots, plan.unbounded)?;
+                let source = match aggregate.function {
+                    Function::Nth { .. } | Function::Rows => 0,
+                    Function::Pair(_) => {
+                        let same = pairs.iter().position(|other| *other == aggregate.columns);
+                        same.unwrap_or_else(|| {
+                            pairs.push(aggregate.columns.clone());
+                            plan.pairs.push(PairSums {
+                                y: slot,
+                                x: slots[aggregate.columns[1]],
+                                count: words.take(1),
+                                outside: words.take(1),
+                                sum_y: words.take(SUM_WORDS),
+                                sum_x: words.take(SUM_WORDS),
+                                yy: words.take(PRODUCT_WORDS),
+                                xx: words.take(PRODUCT_WORDS),
+                                xy: words.take(PRODUCT_WORDS),
+                            });
+                            pairs.len() - 1
+                        })
                     }
-                    plan.outputs.push(at);
-                    resolved[at] = Some(AggregatePlan {
-                        function: aggregate.function,
-                        accumulator: plan.accumulators.len(),
-                        output: aggregate.output.clone(),
-                    });
-                }
-                plan.accumulators.push(accumulator);
+                    _ => {
+                        let column = aggregate.columns[0];
+                        let same = known.iter().find(|(other, _)| *other == column);
+                        let source = same.map_or(plan.accumulators.len(), |(_, source)| *source);
+                        if source == plan.accumulators.len() {
+                            known.push((column, source));
+                            plan.accumulators.push(Accumulator {
+                                column: slot,
+                                count: words.take(1),
+                                sum: None,
+                                squares: None,
+                                min: None,
+                                max: None,
+                                distinct: None,
+                            });
+                        }
+                        let unbounded = plan.unbounded;
+                        let accumulator = &mut plan.accumulators[source];
+                        accumulator.provide(aggregate.function, unbounded, &mut words);
+                        if aggregate.function == Function::CountDistinct {
+                            let table = accumulator.distinct.get_or_insert(tables);
+                            tables = tables.max(*table + 1);
+                        }
+                        source
+                    }
+                };
+                plan.outputs.push(at);
+                resolved[at] = Some(AggregatePlan {
+                    function: aggregate.function,
+                    source,
+                    columns: aggregate.columns.clone(),
+                    only: aggregate.only,
+                    output: aggregate.output.clone(),
+                });
             }
             plans.push(plan);
         }
-        let aggregates = resolved
-            .into_iter()
+        let resolved = (resolved.into_iter())
             .collect::<Option<Vec<_>>>()
-            .ok_or_else(|| StateError::Unsupported("an aggregate of no column or frame".into()))?;
-        let reach_us = frames.iter().map(|f| f.preceding_us).max().unwrap_or(0);
+            .ok_or_else(|| StateError::Unsupported("an aggregate of no frame".into()))?;
+        let reach_us = |frame: &Frame| match *frame {
+            Frame::Range {
+                preceding_us,
+                until_us,
+            } => preceding_us.unwrap_or(until_us),
+            Frame::Rows { .. } => 0,
+        };
+        let rows_before = |frame: &Frame| match *frame {
+            Frame::Range { .. } => None,
+            Frame::Rows { preceding, until } => Some(preceding.unwrap_or(until)),
+        };
+        let reach_us = frames.iter().map(reach_us).max().unwrap_or(0);
+        let rows_before = frames.iter().filter_map(rows_before).max();
+        let by_place = |a: &AggregatePlan| {
+            matches!(
+                a.function,
+                Function::Rows
+                    | Function::Nth {
+                        skip_nulls: false,
+                        ..
+                    }
+            )
+        };
         Ok(WindowSpec {
             columns,
             slots,
-            frames: plans,
-            aggregates,
             stride,
-            cursor_words: word,
+            cursor_words: words.0,
             lateness_us,
             retention_us: reach_us.saturating_add(lateness_us),
+            rows_before,
+            all_rows: rows_before.is_some() || resolved.iter().any(by_place),
+            forgets: rows_before.is_none() && !frames.iter().any(Frame::is_unbounded),
+            frames: plans,
+            aggregates: resolved,
         })
     }
 
@@ -280,6 +440,37 @@ impl WindowSpec {
     /// Number of columns that [`super::WindowState::compute`] returns.
     pub fn outputs(&self) -> usize {
         self.aggregates.len()
+    }
+}
+
+impl Accumulator {
+    /// Makes room for what a function reads.
+    fn provide(&mut self, function: Function, unbounded: bool, words: &mut Words) {
+        let storage = self.column.storage;
+        let float = storage == Storage::Float;
+        let mut sum = |words: &mut Words| {
+            let at = || words.take(if float { 1 + SUM_WORDS } else { 2 });
+            self.sum.get_or_insert_with(at);
+        };
+        let extreme = |words: &mut Words| Extreme {
+            at: words.take(3),
+            gone: unbounded.then(|| words.take(3)),
+        };
+        match function {
+            Function::Sum | Function::Avg => sum(words),
+            Function::Variance { .. } if storage != Storage::Wide => {
+                sum(words);
+                let at = || words.take(if float { PRODUCT_WORDS } else { 3 });
+                self.squares.get_or_insert_with(at);
+            }
+            Function::Min => {
+                self.min.get_or_insert_with(|| extreme(words));
+            }
+            Function::Max => {
+                self.max.get_or_insert_with(|| extreme(words));
+            }
+            _ => {}
+        }
     }
 }
 
@@ -300,6 +491,7 @@ fn storage_of(data_type: &DataType) -> Result<(Storage, i8), StateError> {
         DataType::Decimal128(precision, scale) if *precision <= 18 => (Storage::Int, *scale),
         DataType::Decimal128(_, scale) => (Storage::Wide, *scale),
         DataType::Float32 | DataType::Float64 => (Storage::Float, 0),
+        DataType::Utf8 => (Storage::Text, 0),
         other => {
             return Err(StateError::Unsupported(format!(
                 "values of type {other} in a window"
@@ -309,17 +501,42 @@ fn storage_of(data_type: &DataType) -> Result<(Storage, i8), StateError> {
 }
 
 /// Whether a result of the wanted type can be computed.
-fn check(aggregate: &Aggregate, column: &Column, slot: &Slot) -> Result<(), StateError> {
-    let (input, output) = (&column.data_type, &aggregate.output);
+fn check(
+    aggregate: &Aggregate,
+    columns: &[Column],
+    slots: &[Slot],
+    unbounded: bool,
+) -> Result<(), StateError> {
+    let (input, output) = (&columns[aggregate.columns[0]].data_type, &aggregate.output);
+    let slot = &slots[aggregate.columns[0]];
     let number = !matches!(
         input,
-        DataType::Boolean | DataType::Date32 | DataType::Timestamp(..)
+        DataType::Boolean | DataType::Date32 | DataType::Timestamp(..) | DataType::Utf8
     );
     let float = slot.storage == Storage::Float;
+    let arguments = match aggregate.function {
+        Function::Pair(_) => Some(2),
+        Function::Rows => None,
+        _ => Some(1),
+    };
     let fits = match aggregate.function {
         Function::Count => *output == DataType::Int64,
-        Function::Min | Function::Max => input == output,
+        Function::CountDistinct => {
+            *output == DataType::Int64 && !matches!(slot.storage, Storage::Wide | Storage::Presence)
+        }
+        Function::Min | Function::Max => input == output && slot.storage != Storage::Text,
         Function::Variance { .. } => number && *output == DataType::Float64,
+        Function::Pair(pair) => {
+            let double = |column: &usize| columns[*column].data_type == DataType::Float64;
+            aggregate.columns.iter().all(double)
+                && *output
+                    == match pair {
+                        Pair::Count => DataType::UInt64,
+                        _ => DataType::Float64,
+                    }
+        }
+        Function::Nth { .. } => input == output,
+        Function::Rows => true,
         Function::Sum | Function::Avg => {
             number
                 && match (input, output) {
@@ -337,11 +554,22 @@ fn check(aggregate: &Aggregate, column: &Column, slot: &Slot) -> Result<(), Stat
                 }
         }
     };
-    match fits {
-        true => Ok(()),
-        false => Err(StateError::Unsupported(format!(
+    if !fits || arguments.is_some_and(|n| n != aggregate.columns.len()) {
+        return Err(StateError::Unsupported(format!(
             "{:?} of {input} as {output}",
             aggregate.function
-        ))),
+        )));
     }
+    let grows = match aggregate.function {
+        Function::Sum | Function::Avg => float,
+        Function::Count | Function::Min | Function::Max => false,
+        _ => true,
+    };
+    if unbounded && grows {
+        return Err(StateError::Unsupported(format!(
+            "{:?} of {input} over an unbounded frame needs every row that ever was",
+            aggregate.function
+        )));
+    }
+    Ok(())
 }

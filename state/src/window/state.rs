@@ -2,18 +2,20 @@
 
 use std::sync::Arc;
 
-use arrow::array::ArrayRef;
+use arrow::array::{ArrayRef, new_empty_array};
 
-use super::aggregate::Output;
+use super::aggregate::{Output, rows_of};
 use super::column::Values;
 use super::cursor;
-use super::ring::{NEVER_US, Ring, Step};
-use super::spec::WindowSpec;
-use crate::snapshot::{Section, Snapshot};
-use crate::{Paged, StateError};
+use super::ring::{KeyTimes, Ring, Step};
+use super::spec::{Frame, FramePlan, Function, Storage, WindowSpec};
+use crate::snapshot::{Restored, Snapshot};
+use crate::{KeyIndex, Paged, StateError};
 
 /// Rows of a batch that the memory of the next keys is asked for in advance.
 const AHEAD: usize = 6;
+/// One key's ring is looked at for old rows for so many rows taken.
+const ROWS_PER_LOOK: usize = 4;
 
 /// The rings of all keys.
 #[derive(Debug, Clone)]
@@ -21,6 +23,10 @@ pub struct WindowState {
     spec: Arc<WindowSpec>,
     /// Ring 0 is for rows whose key is NULL; slot `s` has ring `s + 1`.
     rings: Paged<Ring>,
+    /// Texts of each column that keeps texts, by number.
+    texts: Vec<KeyIndex>,
+    /// Page of rings that is looked at for old rows next.
+    look: usize,
 }
 
 /// Rows of a batch as the windows take them; all slices have one entry a row.
@@ -30,6 +36,11 @@ pub struct WindowRows<'a> {
     pub slots: &'a [u32],
     /// Event time, microseconds.
     pub times_us: &'a [i64],
+    /// How far each row moves the newest time of its key: its event time, if that is credible.
+    pub credible_us: &'a [i64],
+    /// The stream's own time at each row, microseconds; it never goes back. A key whose last row is
+    /// further behind it than the longest frame and twice the lateness is as new.
+    pub clock_us: &'a [i64],
     /// Rows that are accepted into the windows; the others are as if they were not there.
     pub enters: &'a [bool],
     /// Rows that get results. They must enter too.
@@ -41,18 +52,24 @@ pub struct WindowRows<'a> {
 /// Results of a batch: one entry for each row that emits.
 #[derive(Debug)]
 pub struct WindowOutput {
-    /// In the order of the spec's aggregates.
-    pub columns: Vec<ArrayRef>,
+    /// In the order of the spec's aggregates; `None` for [`Function::Rows`].
+    pub columns: Vec<Option<ArrayRef>>,
     /// The row is further behind its key's newest one than the allowed lateness.
     pub late: Vec<bool>,
 }
+
+/// Called for each emitting row and each [`Function::Rows`], in this order, with the aggregate's number and
+/// the columns of the rows in the frame.
+pub type FrameRows<'a> = &'a mut dyn FnMut(usize, &[ArrayRef]) -> Result<(), StateError>;
 
 impl WindowState {
     /// Windows that have seen nothing.
     pub fn new(spec: Arc<WindowSpec>) -> Self {
         WindowState {
+            texts: vec![KeyIndex::default(); spec.columns.len()],
             spec,
             rings: Paged::default(),
+            look: 0,
         }
     }
 
@@ -64,8 +81,13 @@ impl WindowState {
     /// Takes the rows in order, and computes each emitting row's results at its turn.
     ///
     /// # Errors
-    /// [`StateError::Mismatch`] when a column has another type or length than planned.
-    pub fn compute(&mut self, rows: &WindowRows<'_>) -> Result<WindowOutput, StateError> {
+    /// [`StateError::Mismatch`] when a column has another type or length than planned; what `frame_rows`
+    /// fails with.
+    pub fn compute(
+        &mut self,
+        rows: &WindowRows<'_>,
+        frame_rows: FrameRows<'_>,
+    ) -> Result<WindowOutput, StateError> {
         let spec = self.spec.clone();
         let count = rows.times_us.len();
         if rows.columns.len() != spec.columns.len() || rows.slots.len() != count {
@@ -76,16 +98,19 @@ impl WindowState {
                 spec.columns.len()
             )));
         }
-        let values = (rows.columns.iter().zip(&spec.columns).zip(&spec.slots))
-            .map(|((array, column), slot)| Values::of(array, column, *slot, count))
+        let columns = rows.columns.iter().zip(&spec.columns).zip(&spec.slots);
+        let values = (columns.zip(&mut self.texts))
+            .map(|(((array, column), slot), texts)| {
+                Values::of(array, column, *slot, rows.enters, texts)
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let emitting = rows.emits.iter().filter(|emits| **emits).count();
         let mut outputs: Vec<Output> = spec
             .aggregates
             .iter()
-            .map(|plan| Output::new(plan, emitting))
+            .map(|plan| Output::new(&plan.output, emitting))
             .collect();
-        let mut late = Vec::with_capacity(emitting);
+        let mut lates = Vec::with_capacity(emitting);
         let rings = (rows.slots.iter().zip(rows.enters))
             .filter(|(_, enters)| **enters)
             .map(|(slot, _)| ring_of(*slot) + 1)
@@ -102,6 +127,9 @@ impl WindowState {
                 if let Some(slot) = rows.slots.get(at + ahead)
                     && rows.enters[at + ahead]
                 {
+                    if let Step::Ring = step {
+                        self.rings.prefetch_page(ring_of(*slot));
+                    }
                     self.rings
                         .get(ring_of(*slot))
                         .prefetch(&spec.frames, spec.stride, step);
@@ -116,25 +144,88 @@ impl WindowState {
                 column.put(at, &mut row);
             }
             let ring = self.rings.get_mut(ring_of(rows.slots[at]));
-            let behind = accept(ring, &spec, &row);
+            let (late, number) = accept(ring, &spec, &row, rows.credible_us[at], rows.clock_us[at]);
             if rows.emits[at] {
-                late.push(behind);
-                emit(ring, &spec, rows.times_us[at], &mut outputs);
+                lates.push(late);
+                let place = Place {
+                    time_us: rows.times_us[at],
+                    number,
+                    late,
+                };
+                emit(ring, &spec, &self.texts, place, &mut outputs, frame_rows)?;
             }
         }
-        let columns = outputs
-            .into_iter()
-            .map(Output::finish)
+        if let Some(clock_us) = rows.clock_us.last() {
+            self.tidy(*clock_us, count / ROWS_PER_LOOK + 1);
+        }
+        let columns = (outputs.into_iter().zip(&spec.aggregates))
+            .map(|(output, plan)| match plan.function {
+                Function::Rows => Ok(None),
+                _ => output.finish(&self.texts[plan.columns[0]]).map(Some),
+            })
             .collect::<Result<_, _>>()?;
-        Ok(WindowOutput { columns, late })
+        Ok(WindowOutput {
+            columns,
+            late: lates,
+        })
     }
 
-    /// The newest event time that the rows of a key have come to, microseconds; `None` before the
-    /// first.
-    pub fn newest_us(&self, slot: u32) -> Option<i64> {
+    /// Looks at some rings, and gives back the memory of rows that no frame can reach any more.
+    fn tidy(&mut self, clock_us: i64, rings: usize) {
+        let spec = self.spec.clone();
+        for _ in 0..rings
+            .div_ceil(Paged::<Ring>::PAGE_VALUES)
+            .min(self.rings.pages())
+        {
+            self.look = (self.look + 1) % self.rings.pages();
+            let idle =
+                |ring: &Ring| spec.is_forgotten(ring.times, clock_us) || ring.is_slack(spec.stride);
+            if !self.rings.page(self.look).iter().any(idle) {
+                continue;
+            }
+            let page = self.rings.page_mut(self.look);
+            for ring in page.iter_mut() {
+                if spec.is_forgotten(ring.times, clock_us) {
+                    *ring = Ring::default();
+                } else if ring.is_slack(spec.stride) {
+                    forget(ring, &spec);
+                    ring.tighten(spec.stride);
+                }
+            }
+            if page.iter().all(|ring| ring.times == KeyTimes::NEVER) {
+                self.rings.release(self.look);
+            }
+        }
+    }
+
+    /// What is kept, and in how many bytes.
+    pub fn footprint(&self) -> Footprint {
+        let live = self
+            .rings
+            .iter()
+            .filter(|ring| ring.times != KeyTimes::NEVER);
+        let mut footprint = Footprint {
+            bytes: self.rings.bytes() + self.texts.iter().map(KeyIndex::bytes).sum::<usize>(),
+            ..Footprint::default()
+        };
+        for ring in live {
+            footprint.keys += 1;
+            footprint.rows += (ring.end(self.spec.stride) - ring.first()) as usize;
+            footprint.bytes += ring.bytes();
+        }
+        footprint
+    }
+
+    /// How far the rows of a key have come; `None` for one that is new when the stream's time is `clock_us`.
+    pub fn times(&self, slot: u32, clock_us: i64) -> Option<KeyTimes> {
         let at = ring_of(slot);
-        let newest_us = (at < self.rings.len()).then(|| self.rings.get(at).newest_us)?;
-        (newest_us != NEVER_US).then_some(newest_us)
+        let times = (at < self.rings.len()).then(|| self.rings.get(at).times)?;
+        self.unless_forgotten(times, clock_us)
+    }
+
+    /// The same times, but `None` if the key is new again at `clock_us`.
+    pub fn unless_forgotten(&self, times: KeyTimes, clock_us: i64) -> Option<KeyTimes> {
+        (times != KeyTimes::NEVER && !self.spec.is_forgotten(times, clock_us)).then_some(times)
     }
 
     /// Number of rings, the one for NULL keys included.
@@ -149,16 +240,28 @@ impl WindowState {
 
     /// Adds the rings to a snapshot, by reference.
     pub fn snapshot(&self, name: &str, snapshot: &mut Snapshot) {
-        self.rings.snapshot(name, snapshot);
+        self.rings.snapshot(&format!("{name}/rings"), snapshot);
+        for (column, slot) in self.spec.slots.iter().enumerate() {
+            if slot.storage == Storage::Text {
+                self.texts[column].snapshot(&format!("{name}/texts-{column}"), snapshot);
+            }
+        }
     }
 
-    /// Reads the rings of a section back.
+    /// Reads the rings back.
     ///
     /// # Errors
     /// [`StateError::Damaged`] when they cannot be read, [`StateError::Mismatch`] when they belong to
     /// other windows.
-    pub fn restore(&mut self, section: &Section) -> Result<(), StateError> {
-        let rings = Paged::<Ring>::restore(section)?;
+    pub fn restore(&mut self, name: &str, restored: &Restored) -> Result<(), StateError> {
+        let mut texts = vec![KeyIndex::default(); self.spec.columns.len()];
+        for (column, slot) in self.spec.slots.iter().enumerate() {
+            if slot.storage == Storage::Text {
+                let section = restored.section(&format!("{name}/texts-{column}"))?;
+                texts[column] = KeyIndex::restore(section)?;
+            }
+        }
+        let rings = Paged::<Ring>::restore(restored.section(&format!("{name}/rings"))?)?;
         for ring in rings.iter() {
             let whole = ring.fits(self.spec.stride, self.spec.cursor_words);
             let inside = whole
@@ -167,49 +270,95 @@ impl WindowState {
                         let (lo, hi) = (ring.cursors[frame.at], ring.cursors[frame.at + 1]);
                         ring.first() <= lo && lo <= hi && hi <= ring.end(self.spec.stride)
                     }));
-            if !inside {
+            let told = |(column, slot): (usize, &super::spec::Slot)| {
+                slot.storage != Storage::Text
+                    || (ring.first()..ring.end(self.spec.stride)).all(|number| {
+                        let row = ring.row(number, self.spec.stride);
+                        row[1] & slot.bit == 0 || row[slot.word] < texts[column].len() as u64
+                    })
+            };
+            if !inside || !self.spec.slots.iter().enumerate().all(told) {
                 return Err(StateError::Mismatch("rows of other windows".into()));
             }
         }
-        self.rings = rings;
+        (self.rings, self.texts, self.look) = (rings, texts, 0);
         Ok(())
     }
+}
+
+/// How much windows keep.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Footprint {
+    /// Keys with a ring.
+    pub keys: usize,
+    /// Rows in all rings.
+    pub rows: usize,
+    /// Bytes of rings, rows, sums and texts; without the keys themselves.
+    pub bytes: usize,
 }
 
 fn ring_of(slot: u32) -> usize {
     slot.wrapping_add(1) as usize
 }
 
-/// Takes a row into its key's ring; true if it is late.
-fn accept(ring: &mut Ring, spec: &WindowSpec, row: &[u64]) -> bool {
+impl WindowSpec {
+    /// No row of the key can be reached any more by one that is not late for the whole stream.
+    fn is_forgotten(&self, times: KeyTimes, clock_us: i64) -> bool {
+        let reach_us = self.retention_us.saturating_add(self.lateness_us);
+        self.forgets
+            && times != KeyTimes::NEVER
+            && times.last_us < clock_us.saturating_sub(reach_us)
+    }
+}
+
+/// Takes a row into its key's ring. Returns whether it is late, and where it stands, if it is kept.
+fn accept(
+    ring: &mut Ring,
+    spec: &WindowSpec,
+    row: &[u64],
+    credible_us: i64,
+    clock_us: i64,
+) -> (bool, Option<u64>) {
     let time_us = row[0] as i64;
-    let late =
-        ring.newest_us != NEVER_US && time_us < ring.newest_us.saturating_sub(spec.lateness_us);
-    ring.newest_us = ring.newest_us.max(time_us);
+    if spec.is_forgotten(ring.times, clock_us) {
+        *ring = Ring::default();
+    }
+    let late = ring.times != KeyTimes::NEVER
+        && time_us < ring.times.newest_us.saturating_sub(spec.lateness_us);
+    ring.times = ring.times.with(time_us, credible_us);
     if ring.cursors.is_empty() {
         ring.cursors = cursor::start(spec);
     }
     // A row without any argument changes no result: it only moves the newest time.
-    let reach_us = ring.newest_us.saturating_sub(spec.retention_us);
-    if row[1] != 0 && time_us >= reach_us {
-        if ring.is_full(spec.stride) {
-            forget(ring, spec, reach_us);
-            ring.make_room(spec.stride);
-        }
-        let number = ring.insert(row);
-        cursor::inserted(ring, &spec.frames, number, spec.stride);
+    let reach_us = ring.times.newest_us.saturating_sub(spec.retention_us);
+    if !spec.all_rows && (row[1] == 0 || time_us < reach_us) {
+        cursor::passed(ring, &spec.frames, row);
+        return (late, None);
     }
-    late
+    if ring.is_full(spec.stride) {
+        forget(ring, spec);
+        ring.make_room(spec.stride);
+    }
+    let number = ring.insert(row);
+    cursor::inserted(ring, &spec.frames, number, spec.stride);
+    (late, Some(number))
 }
 
-/// Drops the rows before `reach_us`, which no frame can reach any more. That no one can see it is
-/// what allows waiting until their room is wanted.
-fn forget(ring: &mut Ring, spec: &WindowSpec, reach_us: i64) {
+/// Drops the rows that no frame can reach any more. That no one can see it is what allows waiting until
+/// their room is wanted.
+fn forget(ring: &mut Ring, spec: &WindowSpec) {
     let stride = spec.stride;
-    let (first, end) = (ring.first(), ring.end(stride));
-    let mut kept = first;
-    while kept < end && ring.time_us(kept, stride) < reach_us {
-        kept += 1;
+    let first = ring.first();
+    let mut kept = ring.number_at(
+        ring.times.newest_us.saturating_sub(spec.retention_us),
+        stride,
+    );
+    if let Some(before) = spec.rows_before {
+        let in_time = ring.number_at(
+            ring.times.newest_us.saturating_sub(spec.lateness_us),
+            stride,
+        );
+        kept = kept.min(in_time.saturating_sub(before)).max(first);
     }
     if kept > first {
         cursor::leave(ring, &spec.frames, kept, stride);
@@ -217,26 +366,95 @@ fn forget(ring: &mut Ring, spec: &WindowSpec, reach_us: i64) {
     }
 }
 
-/// Computes all results as of `time_us`.
-fn emit(ring: &mut Ring, spec: &WindowSpec, time_us: i64, outputs: &mut [Output]) {
+/// Where a row stands among those of its key.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    time_us: i64,
+    /// Its number, if it is kept.
+    number: Option<u64>,
+    late: bool,
+}
+
+/// Computes all results of the row at `place`.
+fn emit(
+    ring: &mut Ring,
+    spec: &WindowSpec,
+    texts: &[KeyIndex],
+    place: Place,
+    outputs: &mut [Output],
+    frame_rows: FrameRows<'_>,
+) -> Result<(), StateError> {
+    let back = place.time_us < ring.seen_us;
+    let mut all_moved = true;
     for frame in &spec.frames {
-        let end_us = time_us.saturating_sub(frame.frame.until_us);
-        let reach_us = frame.frame.preceding_us.saturating_add(spec.lateness_us);
-        let start_us = time_us
-            .saturating_sub(frame.frame.preceding_us)
-            .max(ring.newest_us.saturating_sub(reach_us));
-        let empty = start_us > end_us;
-        if !empty {
-            cursor::seek(ring, frame, spec.stride, start_us, end_us);
-        }
-        for at in &frame.outputs {
-            let (plan, output) = (&spec.aggregates[*at], &mut outputs[*at]);
-            match empty {
-                true => output.push_empty(plan),
-                false => output.push_frame(plan, frame, ring, spec.stride),
+        let empty = !seek(ring, spec, frame, place, back);
+        all_moved &= !empty;
+        for &at in &frame.outputs {
+            let (plan, output) = (&spec.aggregates[at], &mut outputs[at]);
+            if plan.function == Function::Rows {
+                let columns = match empty {
+                    true => (plan.columns.iter())
+                        .map(|column| new_empty_array(&spec.columns[*column].data_type))
+                        .collect(),
+                    false => rows_of(plan, frame, ring, spec, texts)?,
+                };
+                frame_rows(at, &columns)?;
+            } else if empty {
+                output.push_empty(plan);
+            } else {
+                output.push_frame(plan, frame, ring, spec);
             }
         }
     }
+    if all_moved || !back {
+        ring.seen_us = place.time_us;
+    }
+    Ok(())
+}
+
+/// Moves a frame to the rows that a row at `place` sees; false if it sees none whatever is kept.
+#[inline]
+fn seek(ring: &mut Ring, spec: &WindowSpec, frame: &FramePlan, place: Place, back: bool) -> bool {
+    let in_time_us = ring.times.newest_us.saturating_sub(spec.lateness_us);
+    match frame.frame {
+        Frame::Range {
+            preceding_us,
+            until_us,
+        } => {
+            let end_us = place.time_us.saturating_sub(until_us);
+            let start_us = match preceding_us {
+                None if place.late => return false,
+                None => i64::MIN,
+                Some(preceding_us) => (place.time_us.saturating_sub(preceding_us))
+                    .max(in_time_us.saturating_sub(preceding_us)),
+            };
+            if start_us > end_us {
+                return false;
+            }
+            cursor::seek_times(ring, frame, spec.stride, (start_us, end_us), back);
+        }
+        Frame::Rows { preceding, until } => {
+            let Some(number) = place.number else {
+                return false;
+            };
+            let least = match (preceding, place.late) {
+                (None, true) => return false,
+                (None, false) => 0,
+                (Some(_), false) => ring.first(),
+                (Some(preceding), true) => {
+                    let in_time = ring.number_at(in_time_us, spec.stride);
+                    in_time.saturating_sub(preceding)
+                }
+            };
+            let from = preceding.map_or(0, |preceding| number.saturating_sub(preceding));
+            let from = from.max(least).max(ring.first());
+            let Some(to) = (number + 1).checked_sub(until).filter(|to| *to > from) else {
+                return false;
+            };
+            cursor::seek_rows(ring, frame, spec.stride, from, to);
+        }
+    }
+    true
 }
 
 #[cfg(test)]
@@ -257,13 +475,14 @@ mod tests {
         let aggregates = (functions.iter().cloned())
             .map(|(function, output)| Aggregate {
                 function,
-                column: 0,
+                columns: vec![0],
+                only: None,
                 frame: 0,
                 output,
             })
             .collect();
-        let frame = Frame {
-            preceding_us: 10,
+        let frame = Frame::Range {
+            preceding_us: Some(10),
             until_us: 0,
         };
         let column = Column { data_type: input };
@@ -279,11 +498,13 @@ mod tests {
         let rows = WindowRows {
             slots: &slots,
             times_us,
+            credible_us: times_us,
+            clock_us: &vec![i64::MIN; times_us.len()],
             enters: &all,
             emits: &all,
             columns: &[values],
         };
-        state.compute(&rows).unwrap()
+        state.compute(&rows, &mut |_, _| Ok(())).unwrap()
     }
 
     #[test]
@@ -302,12 +523,22 @@ mod tests {
             &times,
             Arc::new(Int64Array::from(values.to_vec())),
         );
-        let column = |n: usize| out.columns[n].as_primitive::<Int64Type>().values().to_vec();
+        let column = |n: usize| {
+            out.columns[n]
+                .as_ref()
+                .unwrap()
+                .as_primitive::<Int64Type>()
+                .values()
+                .to_vec()
+        };
         let big = -(1i64 << 50);
         assert_eq!(column(0), [i64::MIN, -1, 2, 5, 5 + big, 7]);
         assert_eq!(column(1), [i64::MIN, i64::MIN, i64::MIN, 5, big, 7]);
         assert_eq!(column(2), [i64::MIN, i64::MAX, i64::MAX, 5, 5, 7]);
-        let spread = out.columns[3].as_primitive::<Float64Type>();
+        let spread = out.columns[3]
+            .as_ref()
+            .unwrap()
+            .as_primitive::<Float64Type>();
         assert!(spread.is_null(0) && spread.is_null(3) && spread.is_null(5));
         let expected = (5.0 - big as f64) / 2f64.sqrt();
         assert!((spread.value(4) / expected - 1.0).abs() < 1e-12);
@@ -323,12 +554,18 @@ mod tests {
             .with_precision_and_scale(38, 4)
             .unwrap();
         let out = run(&mut state, &[0, 1, 11], Arc::new(array));
-        let sums = out.columns[0].as_primitive::<Decimal128Type>();
+        let sums = out.columns[0]
+            .as_ref()
+            .unwrap()
+            .as_primitive::<Decimal128Type>();
         assert_eq!(
             sums.values(),
             &[values[0], values[0] + values[1], values[1] + 1]
         );
-        let most = out.columns[1].as_primitive::<Decimal128Type>();
+        let most = out.columns[1]
+            .as_ref()
+            .unwrap()
+            .as_primitive::<Decimal128Type>();
         assert_eq!(most.values(), &[values[0], values[0], 1]);
     }
 
@@ -344,6 +581,8 @@ mod tests {
         // The newest time is 20 from the third row on: 5 us late are allowed, 15 us back are seen.
         assert_eq!(out.late, [false, false, false, true, true, true]);
         let sums: Vec<_> = out.columns[0]
+            .as_ref()
+            .unwrap()
             .as_primitive::<Float64Type>()
             .iter()
             .collect();

@@ -1,0 +1,676 @@
+//! Parity over random SQL: the engine against frames written out row by row and aggregated by DataFusion,
+//! and against DataFusion's own windows where event time ascends strictly.
+
+use std::fmt::Write;
+
+use arrow::array::{Array, AsArray, Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Float64Type, Schema};
+use proptest::prelude::*;
+use proptest::test_runner::Config;
+use sanderling_features::FeatureEngine;
+
+use crate::oracle::{fold, joined, query, restarted};
+use crate::stream::{HOUR_US, LATENESS_US, Row, batch, relation, rows};
+use crate::times::{Clock, Keys, Known};
+
+const DAY_US: i64 = 24 * HOUR_US;
+
+/// What may stand in PARTITION BY, and the key that it means.
+const KEYS: [(&str, fn(&Row) -> Vec<Option<i64>>); 8] = [
+    ("card_id", |row| vec![row.card.map(i64::from)]),
+    ("card_id", |row| vec![row.card.map(i64::from)]),
+    ("terminal_id", |row| vec![row.terminal.map(i64::from)]),
+    ("card_id, terminal_id", |row| {
+        vec![row.card.map(i64::from), row.terminal.map(i64::from)]
+    }),
+    ("upper(card_id)", |row| vec![row.card.map(i64::from)]),
+    ("tx_id % 3, stream", |row| vec![Some(row.id % 3)]),
+    ("amount > 500, card_id", |row| {
+        vec![
+            row.amount.map(|cents| i64::from(cents > 50_000)),
+            row.card.map(i64::from),
+        ]
+    }),
+    ("", |_| Vec::new()),
+];
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Frame {
+    /// Hours from and until which it looks back.
+    Range(Option<i64>, i64),
+    /// Rows from and until which it looks back.
+    Rows(Option<usize>, usize),
+}
+
+const FRAMES: [(&str, Frame); 12] = [
+    (
+        "RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW",
+        Frame::Range(Some(1), 0),
+    ),
+    (
+        "RANGE BETWEEN INTERVAL '1 day' PRECEDING AND CURRENT ROW",
+        Frame::Range(Some(24), 0),
+    ),
+    (
+        "RANGE INTERVAL '3 days' PRECEDING",
+        Frame::Range(Some(72), 0),
+    ),
+    (
+        "RANGE BETWEEN INTERVAL '60 hours' PRECEDING AND INTERVAL '5 hours' PRECEDING",
+        Frame::Range(Some(60), 5),
+    ),
+    (
+        "RANGE BETWEEN INTERVAL '2 hours' PRECEDING AND INTERVAL '2 hours' PRECEDING",
+        Frame::Range(Some(2), 2),
+    ),
+    (
+        "RANGE BETWEEN CURRENT ROW AND CURRENT ROW",
+        Frame::Range(Some(0), 0),
+    ),
+    (
+        "ROWS BETWEEN 5 PRECEDING AND CURRENT ROW",
+        Frame::Rows(Some(5), 0),
+    ),
+    (
+        "ROWS BETWEEN 20 PRECEDING AND 3 PRECEDING",
+        Frame::Rows(Some(20), 3),
+    ),
+    (
+        "ROWS BETWEEN 1 PRECEDING AND 1 PRECEDING",
+        Frame::Rows(Some(1), 1),
+    ),
+    (
+        "RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW",
+        Frame::Range(None, 0),
+    ),
+    (
+        "RANGE BETWEEN UNBOUNDED PRECEDING AND INTERVAL '1 day' PRECEDING",
+        Frame::Range(None, 24),
+    ),
+    (
+        "ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING",
+        Frame::Rows(None, 2),
+    ),
+];
+
+/// Numbers: exact ones first.
+const NUMBERS: [&str; 11] = [
+    "amount",
+    "units",
+    "amount * 2",
+    "units % 7",
+    "CAST(amount AS DOUBLE)",
+    "speed",
+    "speed - 500",
+    "coalesce(speed, 0)",
+    "CASE WHEN units > 0 THEN speed END",
+    "acos(speed / 500)",
+    "(speed - 500) / (units % 3)",
+];
+const EXACT: usize = 4;
+/// The last ones are NaN at times, or infinite.
+const FINITE: usize = NUMBERS.len() - 2;
+
+const TEXTS: [&str; 3] = [
+    "terminal_id",
+    "upper(card_id)",
+    "CASE WHEN units > 0 THEN card_id END",
+];
+
+/// What a call takes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Takes {
+    Nothing,
+    Number,
+    /// A number that adds up exactly.
+    Exact,
+    TwoNumbers,
+    Text,
+}
+
+/// How a call is checked.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
+    /// An aggregate; 0 over nothing.
+    Count,
+    /// An aggregate; NULL over nothing.
+    Value,
+    /// Picks rows by place; no FILTER, its own frame.
+    Place(Option<Frame>),
+}
+
+struct Call {
+    /// `$x`, `$y`: the arguments.
+    sql: &'static str,
+    /// The same over the rows of one frame; empty where it is the same text.
+    oracle: &'static str,
+    takes: Takes,
+    kind: Kind,
+    /// Over an unbounded frame its state does not grow.
+    unbounded: bool,
+    /// DataFusion's own windows can run it, without what is left of rows that are gone deciding whether
+    /// there is a value at all.
+    windows: bool,
+}
+
+const fn call(sql: &'static str, takes: Takes, kind: Kind, unbounded: bool, windows: bool) -> Call {
+    Call {
+        sql,
+        oracle: "",
+        takes,
+        kind,
+        unbounded,
+        windows,
+    }
+}
+
+const fn place(
+    sql: &'static str,
+    oracle: &'static str,
+    takes: Takes,
+    frame: Option<Frame>,
+) -> Call {
+    Call {
+        sql,
+        oracle,
+        takes,
+        kind: Kind::Place(frame),
+        unbounded: false,
+        windows: true,
+    }
+}
+
+const LAG_1: Option<Frame> = Some(Frame::Rows(Some(1), 1));
+const LAG_4: Option<Frame> = Some(Frame::Rows(Some(4), 4));
+const SO_FAR: Option<Frame> = Some(Frame::Rows(None, 0));
+
+const CALLS: [Call; 44] = [
+    call("count(*)", Takes::Nothing, Kind::Count, true, true),
+    call("count($x)", Takes::Number, Kind::Count, true, true),
+    call("count($x)", Takes::Text, Kind::Count, true, true),
+    call("sum($x)", Takes::Exact, Kind::Value, true, true),
+    call("avg($x)", Takes::Exact, Kind::Value, true, true),
+    call("sum($x)", Takes::Number, Kind::Value, false, true),
+    call("avg($x)", Takes::Number, Kind::Value, false, true),
+    call("min($x)", Takes::Number, Kind::Value, true, true),
+    call("max($x)", Takes::Number, Kind::Value, true, true),
+    call("min($x)", Takes::Text, Kind::Value, false, false),
+    call("stddev($x)", Takes::Number, Kind::Value, false, true),
+    call("stddev_pop($x)", Takes::Number, Kind::Value, false, true),
+    call("var_samp($x)", Takes::Number, Kind::Value, false, true),
+    call("var_pop($x)", Takes::Number, Kind::Value, false, true),
+    call(
+        "count(DISTINCT $x)",
+        Takes::Number,
+        Kind::Count,
+        false,
+        false,
+    ),
+    call("count(DISTINCT $x)", Takes::Text, Kind::Count, false, false),
+    call("sum(DISTINCT $x)", Takes::Exact, Kind::Value, false, false),
+    call("max(DISTINCT $x)", Takes::Number, Kind::Value, true, false),
+    call("median($x)", Takes::Number, Kind::Value, false, true),
+    call(
+        "percentile_cont($x, 0.75)",
+        Takes::Number,
+        Kind::Value,
+        false,
+        false,
+    ),
+    call("corr($x, $y)", Takes::TwoNumbers, Kind::Value, false, false),
+    call(
+        "covar_samp($x, $y)",
+        Takes::TwoNumbers,
+        Kind::Value,
+        false,
+        true,
+    ),
+    call(
+        "covar_pop($x, $y)",
+        Takes::TwoNumbers,
+        Kind::Value,
+        false,
+        true,
+    ),
+    call(
+        "regr_slope($x, $y)",
+        Takes::TwoNumbers,
+        Kind::Value,
+        false,
+        false,
+    ),
+    call(
+        "regr_intercept($x, $y)",
+        Takes::TwoNumbers,
+        Kind::Value,
+        false,
+        false,
+    ),
+    call(
+        "regr_count($x, $y)",
+        Takes::TwoNumbers,
+        Kind::Count,
+        false,
+        true,
+    ),
+    call(
+        "regr_r2($x, $y)",
+        Takes::TwoNumbers,
+        Kind::Value,
+        false,
+        false,
+    ),
+    call(
+        "regr_avgx($x, $y)",
+        Takes::TwoNumbers,
+        Kind::Value,
+        false,
+        true,
+    ),
+    call(
+        "regr_syy($x, $y)",
+        Takes::TwoNumbers,
+        Kind::Value,
+        false,
+        true,
+    ),
+    call(
+        "regr_sxy($x, $y)",
+        Takes::TwoNumbers,
+        Kind::Value,
+        false,
+        true,
+    ),
+    call("bit_xor(units)", Takes::Nothing, Kind::Value, false, false),
+    call(
+        "bool_or(units > 0)",
+        Takes::Nothing,
+        Kind::Value,
+        false,
+        false,
+    ),
+    Call {
+        oracle: "string_agg(CAST(tx_id AS VARCHAR), ' ' ORDER BY t, sequence)",
+        ..call(
+            "string_agg(CAST(tx_id AS VARCHAR), ' ')",
+            Takes::Nothing,
+            Kind::Value,
+            false,
+            false,
+        )
+    },
+    place(
+        "first_value($x)",
+        "first_value($x ORDER BY t, sequence)",
+        Takes::Number,
+        None,
+    ),
+    place(
+        "last_value($x)",
+        "last_value($x ORDER BY t, sequence)",
+        Takes::Text,
+        None,
+    ),
+    place(
+        "nth_value($x, 3)",
+        "nth_value($x, 3 ORDER BY t, sequence)",
+        Takes::Number,
+        None,
+    ),
+    place(
+        "nth_value($x, -2)",
+        "nth_value($x, -2 ORDER BY t, sequence)",
+        Takes::Text,
+        None,
+    ),
+    place(
+        "first_value($x) IGNORE NULLS",
+        "first_value($x ORDER BY t, sequence) FILTER (WHERE $x IS NOT NULL)",
+        Takes::Text,
+        None,
+    ),
+    place(
+        "last_value($x) IGNORE NULLS",
+        "last_value($x ORDER BY t, sequence) FILTER (WHERE $x IS NOT NULL)",
+        Takes::Number,
+        None,
+    ),
+    place("lag($x)", "first_value($x)", Takes::Number, LAG_1),
+    place("lag($x, 4)", "first_value($x)", Takes::Text, LAG_4),
+    place(
+        "lag(event_time, 1)",
+        "first_value(event_time)",
+        Takes::Nothing,
+        LAG_1,
+    ),
+    place(
+        "lag(coalesce(units, 0), 4, -1)",
+        "first_value(coalesce(units, 0))",
+        Takes::Nothing,
+        LAG_4,
+    ),
+    place(
+        "row_number()",
+        "CAST(count(*) AS BIGINT UNSIGNED)",
+        Takes::Nothing,
+        SO_FAR,
+    ),
+];
+
+const FILTERS: [&str; 3] = [
+    "units > 0",
+    "amount < 400 OR speed > 500",
+    "terminal_id = 'terminal 1'",
+];
+
+/// A feature that was drawn.
+#[derive(Debug, Clone)]
+struct Feature {
+    call: usize,
+    arguments: [String; 2],
+    filter: Option<&'static str>,
+    key: usize,
+    frame: usize,
+}
+
+impl Feature {
+    fn of(drawn: [usize; 6], finite: bool) -> Feature {
+        let [call, x, y, filter, key, frame] = drawn;
+        let mut call = call % CALLS.len();
+        if finite && !CALLS[call].windows {
+            call = 0;
+        }
+        let takes = CALLS[call].takes;
+        let mut frame = frame % FRAMES.len();
+        if !CALLS[call].unbounded
+            && matches!(
+                FRAMES[frame].1,
+                Frame::Range(None, _) | Frame::Rows(None, _)
+            )
+        {
+            frame = 1;
+        }
+        // With values that are not finite, DataFusion's implementations of these do not agree.
+        let apart = ["min(", "max("]
+            .iter()
+            .any(|name| CALLS[call].sql.starts_with(name));
+        let finite = finite || takes == Takes::TwoNumbers || apart;
+        let numbers = if finite { FINITE } else { NUMBERS.len() };
+        let exact = takes == Takes::Exact;
+        let x = match takes {
+            Takes::Text => TEXTS[x % TEXTS.len()],
+            _ => NUMBERS[x % if exact { EXACT } else { numbers }],
+        };
+        let by_place = matches!(CALLS[call].kind, Kind::Place(_));
+        Feature {
+            call,
+            arguments: [x.to_string(), NUMBERS[y % numbers].to_string()],
+            filter: (!by_place)
+                .then(|| FILTERS.get(filter % 9).copied())
+                .flatten(),
+            key: key % KEYS.len(),
+            frame,
+        }
+    }
+
+    fn frame(&self) -> Frame {
+        match CALLS[self.call].kind {
+            Kind::Place(Some(frame)) => frame,
+            _ => FRAMES[self.frame].1,
+        }
+    }
+
+    fn filled(&self, template: &str) -> String {
+        template
+            .replace("$x", &self.arguments[0])
+            .replace("$y", &self.arguments[1])
+    }
+
+    /// The call in a feature query.
+    fn sql(&self) -> String {
+        let mut sql = self.filled(CALLS[self.call].sql);
+        if let Some(filter) = self.filter {
+            let _ = write!(sql, " FILTER (WHERE {filter})");
+        }
+        let by = match KEYS[self.key].0 {
+            "" => String::new(),
+            key => format!("PARTITION BY {key} "),
+        };
+        format!(
+            "{sql} OVER ({by}ORDER BY event_time {})",
+            FRAMES[self.frame].0
+        )
+    }
+
+    /// The call over the rows of one frame.
+    fn oracle(&self) -> String {
+        let call = &CALLS[self.call];
+        let template = if call.oracle.is_empty() {
+            call.sql
+        } else {
+            call.oracle
+        };
+        let mut sql = self.filled(template);
+        if let Some(filter) = self.filter {
+            let _ = write!(sql, " FILTER (WHERE {filter})");
+        }
+        sql
+    }
+}
+
+/// Plays the rows through the keys of one PARTITION BY.
+fn known(rows: &[Row], key: fn(&Row) -> Vec<Option<i64>>, longest_us: Option<i64>) -> Vec<Known> {
+    let (mut clock, mut keys) = (Clock::default(), Keys::new(longest_us));
+    (rows.iter())
+        .map(|row| {
+            let credible_us = clock.observe(row.time_us);
+            keys.take(key(row), &clock, credible_us)
+        })
+        .collect()
+}
+
+/// The rows of each row's frame.
+fn frames(
+    rows: &[Row],
+    keys: &[Known],
+    key: fn(&Row) -> Vec<Option<i64>>,
+    frame: Frame,
+) -> Vec<Vec<usize>> {
+    (0..rows.len())
+        .map(|e| {
+            let seen = |h: &usize| {
+                key(&rows[*h]) == key(&rows[e]) && keys[*h].generation == keys[e].generation
+            };
+            let mut order: Vec<usize> = (0..=e).filter(seen).collect();
+            order.sort_by_key(|h| (rows[*h].time_us, *h));
+            let in_time_us = keys[e].newest_us - LATENESS_US;
+            let late = rows[e].time_us < in_time_us;
+            match frame {
+                Frame::Range(None, _) | Frame::Rows(None, _) if late => Vec::new(),
+                Frame::Range(from, until) => {
+                    let end_us = rows[e].time_us - until * HOUR_US;
+                    let start_us = from.map_or(i64::MIN, |from| {
+                        rows[e].time_us.max(in_time_us) - from * HOUR_US
+                    });
+                    order.retain(|h| (start_us..=end_us).contains(&rows[*h].time_us));
+                    order
+                }
+                Frame::Rows(from, until) => {
+                    let place = order.iter().position(|h| *h == e).unwrap();
+                    let in_time = order
+                        .iter()
+                        .position(|h| rows[*h].time_us >= in_time_us)
+                        .unwrap_or(order.len());
+                    let least = if late {
+                        in_time.saturating_sub(from.unwrap())
+                    } else {
+                        0
+                    };
+                    let from = from.map_or(0, |from| place.saturating_sub(from)).max(least);
+                    match (place + 1).checked_sub(until) {
+                        Some(to) if to > from => order[from..to].to_vec(),
+                        _ => Vec::new(),
+                    }
+                }
+            }
+        })
+        .collect()
+}
+
+/// All rows with their sequence and time.
+fn table(rows: &[Row]) -> RecordBatch {
+    let table = batch(&relation(false), rows).rows;
+    let mut fields = table.schema().fields().to_vec();
+    let mut columns = table.columns().to_vec();
+    for (name, of) in [("sequence", None), ("t", Some(()))] {
+        let values = rows
+            .iter()
+            .enumerate()
+            .map(|(at, row)| of.map_or(at as i64, |()| row.time_us));
+        fields.push(std::sync::Arc::new(Field::new(
+            name,
+            DataType::Int64,
+            false,
+        )));
+        columns.push(std::sync::Arc::new(Int64Array::from_iter_values(values)));
+    }
+    RecordBatch::try_new(std::sync::Arc::new(Schema::new(fields)), columns).unwrap()
+}
+
+/// The feature, from the rows of each frame.
+fn expected(rows: &[Row], features: &[Feature], feature: &Feature) -> arrow::array::ArrayRef {
+    let (text, key) = KEYS[feature.key];
+    let group = features.iter().filter(|other| KEYS[other.key].0 == text);
+    let lengths: Option<Vec<i64>> = group
+        .map(|other| match other.frame() {
+            Frame::Range(from, _) => from.map(|hours| hours * HOUR_US),
+            Frame::Rows(..) => None,
+        })
+        .collect();
+    let keys = known(
+        rows,
+        key,
+        lengths.and_then(|lengths| lengths.into_iter().max()),
+    );
+    let frames = frames(rows, &keys, key, feature.frame());
+    let (mut e, mut h) = (Vec::new(), Vec::new());
+    for (row, frame) in frames.iter().enumerate() {
+        e.extend(frame.iter().map(|_| row as i64));
+        h.extend(frame.iter().map(|row| *row as i64));
+    }
+    let pairs = RecordBatch::try_from_iter([
+        (
+            "e",
+            std::sync::Arc::new(Int64Array::from(e)) as arrow::array::ArrayRef,
+        ),
+        ("h", std::sync::Arc::new(Int64Array::from(h))),
+    ])
+    .unwrap();
+    let mut value = "a.f".to_string();
+    if CALLS[feature.call].kind == Kind::Count {
+        value = match feature.sql().starts_with("regr_count") {
+            true => "coalesce(a.f, arrow_cast(0, 'UInt64'))".into(),
+            false => "coalesce(a.f, 0)".into(),
+        };
+    }
+    if feature.sql().starts_with("lag(coalesce") {
+        value = "CASE WHEN a.e IS NULL THEN -1 ELSE a.f END".into();
+    }
+    let sql = format!(
+        "SELECT {value} AS f FROM r LEFT JOIN \
+         (SELECT p.e, {} AS f FROM p JOIN r ON p.h = r.sequence GROUP BY p.e) a ON r.sequence = a.e \
+         ORDER BY r.sequence",
+        feature.oracle()
+    );
+    let result = query(&[("r", table(rows)), ("p", pairs)], &sql);
+    result.column(0).clone()
+}
+
+/// Exact, but doubles to 1e-12 of their size, and to `slack` for what the other side computes with sums
+/// that cancel.
+fn same(feature: &str, ours: &dyn Array, theirs: &dyn Array, slack: f64) {
+    assert_eq!(ours.data_type(), theirs.data_type(), "{feature}");
+    assert_eq!(ours.len(), theirs.len(), "{feature}");
+    if *ours.data_type() != DataType::Float64 {
+        assert_eq!(ours, theirs, "{feature}");
+        return;
+    }
+    let (ours, theirs) = (
+        ours.as_primitive::<Float64Type>(),
+        theirs.as_primitive::<Float64Type>(),
+    );
+    for (row, (one, other)) in ours.iter().zip(theirs).enumerate() {
+        let fits = match (one, other) {
+            (Some(one), Some(other)) => {
+                one == other
+                    || (one.is_nan() && other.is_nan())
+                    || (one - other).abs() <= 1e-12 * one.abs().max(other.abs()) + slack
+            }
+            _ => one == other,
+        };
+        assert!(fits, "{feature}, row {row}: {one:?} {other:?}");
+    }
+}
+
+fn select(features: &[Feature]) -> String {
+    let items = features.iter().enumerate();
+    let items: Vec<String> = items.map(|(n, f)| format!("{} AS f{n}", f.sql())).collect();
+    format!("SELECT event_time, {} FROM events", items.join(", "))
+}
+
+/// Payments only; speeds on a grid, so that sums of their squares are exact for the other side too; some
+/// dates far off.
+fn payments(rows_max: usize, ordered: bool) -> impl Strategy<Value = Vec<Row>> {
+    let far = prop::collection::vec(prop::bool::weighted(0.02), rows_max);
+    (rows(rows_max, ordered), far).prop_map(move |(mut rows, far)| {
+        rows.retain(|row| !row.label);
+        for (row, far) in rows.iter_mut().zip(far) {
+            row.speed = row.speed.map(|speed| (speed * 4.0).round() / 4.0);
+            if far && !ordered {
+                row.time_us += 10_000 * DAY_US;
+            }
+        }
+        rows
+    })
+}
+
+fn features(finite: bool) -> impl Strategy<Value = Vec<Feature>> {
+    let drawn =
+        prop::array::uniform6(0usize..1000).prop_map(move |drawn| Feature::of(drawn, finite));
+    prop::collection::vec(drawn, 1..14)
+}
+
+proptest! {
+    #![proptest_config(Config { cases: 32, failure_persistence: None, max_shrink_iters: 200, ..Config::default() })]
+
+    #[test]
+    fn any_feature_equals_its_frame(
+        rows in payments(140, false),
+        features in features(false),
+        ends in prop::collection::vec(1usize..140, 0..6),
+    ) {
+        prop_assume!(!rows.is_empty());
+        let sql = select(&features);
+        let engine = || FeatureEngine::new(relation(false), &sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
+        let whole = batch(&relation(false), &rows);
+        let ours = joined(fold(&mut engine(), &whole, &[]));
+        for (n, feature) in features.iter().enumerate() {
+            let theirs = expected(&rows, &features, feature);
+            same(&feature.sql(), ours.features.column(n + 1), &theirs, 1e-7);
+        }
+        prop_assert_eq!(format!("{:?}", restarted(&engine, &whole, &ends)), format!("{:?}", ours));
+    }
+
+    #[test]
+    fn any_feature_equals_datafusion_in_order(rows in payments(140, true), features in features(true)) {
+        prop_assume!(!rows.is_empty());
+        let sql = select(&features);
+        let mut engine = FeatureEngine::new(relation(false), &sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
+        let whole = batch(&relation(false), &rows);
+        let ours = joined(fold(&mut engine, &whole, &[])).features;
+        let theirs = query(&[("events", whole.rows)], &format!("SELECT * FROM ({sql}) ORDER BY event_time"));
+        for (n, feature) in features.iter().enumerate() {
+            same(&feature.sql(), ours.column(n + 1), theirs.column(n + 1), 1e-2);
+        }
+    }
+}

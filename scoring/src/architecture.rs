@@ -51,15 +51,15 @@ pub(crate) struct Architecture {
 pub(crate) struct MemoryLayout {
     /// Index into the pipeline's entities.
     pub(crate) entity: usize,
-    /// Numbers of the carry that are read: LSTM h, or the GRU's carry.
+    /// Numbers of the carry that are read: LSTM h, or the GRU's carry. Empty without a cell.
     pub(crate) carry: Range<usize>,
     /// [`SCALARS`] read-outs.
     pub(crate) scalars: Range<usize>,
-    /// 1 for each remembered event, newest first; 0 where there are fewer.
+    /// 1 for each remembered event, in the order of the memory's ring; 0 where there are fewer.
     pub(crate) mask: Range<usize>,
     /// Log age of each remembered event.
     pub(crate) ages: Range<usize>,
-    /// Key, then value, of each remembered event.
+    /// Key, then value, of each remembered event. Empty without attention.
     pub(crate) ring: Range<usize>,
 }
 
@@ -67,6 +67,16 @@ impl MemoryLayout {
     /// Events that attention looks over.
     pub(crate) fn events(&self) -> usize {
         self.mask.len()
+    }
+
+    /// Whether a cell advances its carry.
+    pub(crate) fn has_cell(&self) -> bool {
+        !self.carry.is_empty()
+    }
+
+    /// Whether attention looks over its events.
+    pub(crate) fn attends(&self) -> bool {
+        !self.ring.is_empty()
     }
 
     /// The whole of it.
@@ -197,8 +207,18 @@ impl Architecture {
     pub(crate) fn read_out_size(&self, memories: usize) -> usize {
         self.memories[..memories]
             .iter()
-            .map(|m| m.carry.len() + SCALARS + self.options.key_size())
+            .map(|m| self.read_out_of(m))
             .sum()
+    }
+
+    /// Numbers that the head reads of one memory.
+    pub(crate) fn read_out_of(&self, memory: &MemoryLayout) -> usize {
+        let read = if memory.attends() {
+            self.options.key_size()
+        } else {
+            0
+        };
+        memory.carry.len() + SCALARS + read
     }
 
     /// The attribution groups: `event`, then one an entity.
@@ -252,6 +272,9 @@ impl Architecture {
             );
             add("token.bias".into(), &[self.token], Init::Zero, false);
             let (inputs, hidden) = (self.event_size(), options.lstm);
+            if hidden == 0 {
+                return;
+            }
             let fan = Init::FanIn(hidden);
             add("memory.0.input".into(), &[4 * hidden, inputs], fan, false);
             add("memory.0.hidden".into(), &[4 * hidden, hidden], fan, false);
@@ -287,7 +310,7 @@ impl Architecture {
         layer("linear", 1, 2 * all, true);
         let embedded = self.embedded(all);
         let kv = 2 * options.key_size();
-        for m in 0..self.memories.len() {
+        for (m, _) in self.attending() {
             layer(
                 &format!("attention.{m}.query"),
                 options.key_size(),
@@ -307,32 +330,24 @@ impl Architecture {
             layer(&format!("{name}.1"), hidden[1], hidden[0], false);
             layer(&format!("{name}.2"), 1, hidden[1], false);
         }
-        add(
-            "first.embed.weight".into(),
-            &[first, bins, options.embedding],
-            Init::FanIn(bins),
-            true,
-        );
-        add(
-            "first.embed.bias".into(),
-            &[first, options.embedding],
-            Init::Zero,
-            true,
-        );
-        add(
-            "embed.weight".into(),
-            &[all, bins, options.embedding],
-            Init::FanIn(bins),
-            false,
-        );
-        add(
-            "embed.bias".into(),
-            &[all, options.embedding],
-            Init::Zero,
-            false,
-        );
+        if options.embedding > 0 {
+            for (name, inputs, stage) in [("first.embed", first, true), ("embed", all, false)] {
+                add(
+                    format!("{name}.weight"),
+                    &[inputs, bins, options.embedding],
+                    Init::FanIn(bins),
+                    stage,
+                );
+                add(
+                    format!("{name}.bias"),
+                    &[inputs, options.embedding],
+                    Init::Zero,
+                    stage,
+                );
+            }
+        }
         token(&mut add);
-        for m in 0..self.memories.len() {
+        for (m, _) in self.attending() {
             add(
                 format!("attention.{m}.decay"),
                 &[options.heads],
@@ -340,7 +355,11 @@ impl Architecture {
                 false,
             );
         }
-        for m in 1..self.memories.len() {
+        let endpoints = match options.gru {
+            0 => 1..1,
+            _ => 1..self.memories.len(),
+        };
+        for m in endpoints {
             let (inputs, hidden) = (self.label_size(), options.gru);
             let fan = Init::FanIn(hidden);
             add(
@@ -369,6 +388,12 @@ impl Architecture {
             );
         }
         specs
+    }
+
+    /// The memories that attention looks over, and which they are.
+    pub(crate) fn attending(&self) -> impl Iterator<Item = (usize, &MemoryLayout)> {
+        let memories = self.memories.iter().enumerate();
+        memories.filter(|(_, memory)| memory.attends())
     }
 
     /// Name, number of memories read and hidden sizes of each head. Without a graph the full

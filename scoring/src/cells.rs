@@ -27,18 +27,21 @@ pub(crate) enum Cell {
 }
 
 impl Cell {
-    /// The cell of memory `m`: an LSTM for the first entity, a GRU for an endpoint.
+    /// The cell of memory `m`, if it has one: an LSTM for the first entity, a GRU for an endpoint.
     pub(crate) fn load(
         shape: &Architecture,
         m: usize,
         weights: &Weights,
-    ) -> Result<Self, ScoringError> {
+    ) -> Result<Option<Self>, ScoringError> {
+        if !shape.memories[m].has_cell() {
+            return Ok(None);
+        }
         let name = |part: &str| format!("memory.{m}.{part}");
         if m == 0 {
             let (size, inputs) = (shape.options.lstm, shape.event_size());
             let bias = weights.get(&name("bias"), &[4 * size])?;
             let zero = vec![0.0; 4 * size];
-            return Ok(Cell::Lstm {
+            return Ok(Some(Cell::Lstm {
                 input: Dense::new(
                     weights.get(&name("input"), &[4 * size, inputs])?,
                     bias,
@@ -50,12 +53,12 @@ impl Cell {
                     size,
                 ),
                 size,
-            });
+            }));
         }
         let (size, inputs) = (shape.options.gru, shape.label_size());
         let from_input = weights.get(&name("bias_input"), &[3 * size])?;
         let from_carry = weights.get(&name("bias_hidden"), &[3 * size])?;
-        Ok(Cell::Gru {
+        Ok(Some(Cell::Gru {
             input: Dense::new(
                 weights.get(&name("input"), &[3 * size, inputs])?,
                 from_input,
@@ -67,7 +70,7 @@ impl Cell {
                 size,
             ),
             size,
-        })
+        }))
     }
 
     /// Numbers in a carry.

@@ -7,13 +7,11 @@
 
 use crate::architecture::{Architecture, TAIL_QUANTILES};
 use crate::error::ScoringError;
-use crate::kernels::activation;
+use crate::kernels::{activation, dispatch};
 use crate::weights::Weights;
 
 /// Largest z-score.
 const CLIP: f32 = 5.0;
-/// Beyond any logarithm of an f32; infinities end here.
-const LOG_LIMIT: f32 = 100.0;
 
 /// Statistics of the inputs.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,16 +72,6 @@ pub(crate) struct StandardisedRows<'a> {
     pub(crate) missing: &'a [f32],
 }
 
-/// `sign(x) ln(1 + |x|)`; NaN stays NaN.
-fn signed_log(x: f32) -> f32 {
-    let log = x.abs().ln_1p().copysign(x);
-    if log.abs() > LOG_LIMIT {
-        LOG_LIMIT.copysign(x)
-    } else {
-        log
-    }
-}
-
 /// The value at quantile `q` of ascending `sorted`, between ranks linearly.
 fn quantile(sorted: &[f32], q: f64) -> f32 {
     let at = q * (sorted.len() - 1) as f64;
@@ -119,9 +107,10 @@ impl Front {
         for &column in &shape.inputs {
             let mut logs: Vec<f32> = rows
                 .clone()
-                .map(|row| signed_log(row[column]))
+                .map(|row| row[column])
                 .filter(|x| !x.is_nan())
                 .collect();
+            activation::signed_logs(&mut logs);
             logs.sort_by(f32::total_cmp);
             let n = logs.len().max(1) as f64;
             let average = logs.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
@@ -182,19 +171,28 @@ impl Front {
 
     /// The inputs of `features`, rows x columns.
     pub(crate) fn standardise(&self, features: &[f32]) -> Standardised {
-        let cells = features.len() / self.columns * self.inputs.len();
+        let width = self.inputs.len();
+        let cells = features.len() / self.columns * width;
         let mut out = Standardised {
             logs: Vec::with_capacity(cells),
-            z: Vec::with_capacity(cells),
-            missing: Vec::with_capacity(cells),
+            z: vec![0.0; cells],
+            missing: vec![0.0; cells],
         };
         for row in features.chunks_exact(self.columns) {
-            for (i, &column) in self.inputs.iter().enumerate() {
-                let log = signed_log(row[column]);
-                let z = ((log - self.mean[i]) / self.deviation[i]).clamp(-CLIP, CLIP);
-                out.logs.push(log);
-                out.z.push(if log.is_nan() { 0.0 } else { z });
-                out.missing.push(if log.is_nan() { 1.0 } else { 0.0 });
+            out.logs.extend(self.inputs.iter().map(|&column| row[column]));
+        }
+        activation::signed_logs(&mut out.logs);
+        let rows = out
+            .logs
+            .chunks_exact(width)
+            .zip(out.z.chunks_exact_mut(width))
+            .zip(out.missing.chunks_exact_mut(width));
+        for ((logs, z), missing) in rows {
+            for i in 0..width {
+                let log = logs[i];
+                let own = ((log - self.mean[i]) / self.deviation[i]).clamp(-CLIP, CLIP);
+                z[i] = if log.is_nan() { 0.0 } else { own };
+                missing[i] = if log.is_nan() { 1.0 } else { 0.0 };
             }
         }
         out
@@ -246,8 +244,13 @@ impl Embedding {
         name: &str,
     ) -> Result<Self, ScoringError> {
         let (n, bins) = (inputs.len(), front.bins);
-        let weight = weights.get(&format!("{name}.weight"), &[n, bins, size])?;
-        let bias = weights.get(&format!("{name}.bias"), &[n, size])?;
+        let (weight, bias) = match size {
+            0 => (&[][..], &[][..]),
+            _ => (
+                weights.get(&format!("{name}.weight"), &[n, bins, size])?,
+                weights.get(&format!("{name}.bias"), &[n, size])?,
+            ),
+        };
         let (mut edges, mut inverse, mut base, mut slope) = (vec![], vec![], vec![], vec![]);
         for (i, &input) in inputs.iter().enumerate() {
             let own = &front.edges[input * (bins + 1)..][..bins + 1];
@@ -292,39 +295,70 @@ impl Embedding {
     /// Writes the embedded form of each row into the first [`Embedding::embedded`] cells of a row
     /// of `out`, whose rows are `stride` apart: embeddings, z-scores, missing flags.
     pub(crate) fn fill(&self, rows: StandardisedRows<'_>, out: &mut [f32], stride: usize) {
-        let (n, size) = (self.inputs.len(), self.size);
-        let sources = rows
-            .logs
-            .chunks_exact(self.width)
-            .zip(rows.z.chunks_exact(self.width))
-            .zip(rows.missing.chunks_exact(self.width));
-        for (((logs, z), missing), out) in sources.zip(out.chunks_mut(stride)) {
-            for (i, &input) in self.inputs.iter().enumerate() {
-                let cell = &mut out[i * size..(i + 1) * size];
-                let log = logs[input];
-                if log.is_nan() {
-                    cell.copy_from_slice(&self.bias[i * size..][..size]);
-                } else {
-                    let edges = &self.edges[i * (self.bins + 1)..][..self.bins + 1];
-                    let bin = edges[1..]
-                        .iter()
-                        .map(|&edge| usize::from(edge <= log))
-                        .sum::<usize>();
-                    let at = i * (self.bins + 1) + bin;
-                    let part = match self.inverse[at] {
-                        0.0 => 0.0,
-                        inverse => ((log - edges[bin]) * inverse).clamp(0.0, 1.0),
-                    };
-                    let base = &self.base[at * size..][..size];
-                    let slope = &self.slope[at * size..][..size];
-                    for (cell, (base, slope)) in cell.iter_mut().zip(base.iter().zip(slope)) {
-                        *cell = base + part * slope;
-                    }
+        fill(self, rows, out, stride);
+    }
+}
+
+dispatch! {
+    fn fill(embedding: &Embedding, rows: StandardisedRows<'_>, out: &mut [f32], stride: usize) => fill_lanes
+}
+
+#[inline(always)]
+fn fill_lanes(embedding: &Embedding, rows: StandardisedRows<'_>, out: &mut [f32], stride: usize) {
+    // Usual sizes as constants, for loops that the compiler can unroll.
+    match (embedding.bins, embedding.size) {
+        (16, 4) => fill_sized(embedding, rows, out, stride, 16, 4),
+        (bins, size) => fill_sized(embedding, rows, out, stride, bins, size),
+    }
+}
+
+#[inline(always)]
+fn fill_sized(
+    embedding: &Embedding,
+    rows: StandardisedRows<'_>,
+    out: &mut [f32],
+    stride: usize,
+    bins: usize,
+    size: usize,
+) {
+    let n = embedding.inputs.len();
+    let sources = rows
+        .logs
+        .chunks_exact(embedding.width)
+        .zip(rows.z.chunks_exact(embedding.width))
+        .zip(rows.missing.chunks_exact(embedding.width));
+    for (((logs, z), missing), out) in sources.zip(out.chunks_mut(stride)) {
+        let (codes, rest) = out.split_at_mut(n * size);
+        let (out_z, rest) = rest.split_at_mut(n);
+        let out_missing = &mut rest[..n];
+        for (i, &input) in embedding.inputs.iter().enumerate() {
+            let cell = &mut codes[i * size..][..size];
+            let log = logs[input];
+            out_z[i] = z[input];
+            out_missing[i] = missing[input];
+            if log.is_nan() {
+                let bias = &embedding.bias[i * size..][..size];
+                for (cell, bias) in cell.iter_mut().zip(bias) {
+                    *cell = bias.max(0.0);
                 }
-                out[n * size + i] = z[input];
-                out[n * (size + 1) + i] = missing[input];
+                continue;
             }
-            activation::relu(&mut out[..n * size]);
+            let edges = &embedding.edges[i * (bins + 1)..][..bins + 1];
+            let below = edges[1..]
+                .iter()
+                .map(|&edge| u32::from(edge <= log))
+                .sum::<u32>();
+            let bin = below as usize;
+            let at = i * (bins + 1) + bin;
+            let part = match embedding.inverse[at] {
+                0.0 => 0.0,
+                inverse => ((log - edges[bin]) * inverse).clamp(0.0, 1.0),
+            };
+            let base = &embedding.base[at * size..][..size];
+            let slope = &embedding.slope[at * size..][..size];
+            for j in 0..size {
+                cell[j] = (base[j] + part * slope[j]).max(0.0);
+            }
         }
     }
 }

@@ -3,18 +3,18 @@
 //!
 //! Every element of a product is one chain of fused multiply-adds over k in ascending order,
 //! begun with the bias; tiles and lanes only choose which chains run side by side. Activations
-//! are polynomials made of the same lane-wise operations. The loops are plain Rust over arrays of
-//! fixed size; each is compiled for AVX-512, for AVX2 with FMA and for the baseline, and one is
-//! chosen at run time. A fused multiply-add rounds once wherever it runs, so all three agree.
+//! are polynomials made of the same lane-wise operations. The loops are plain Rust, each compiled for
+//! AVX-512, for AVX2 with FMA and for the baseline, and one is chosen at run time; only the product
+//! has intrinsics for AVX2. A fused multiply-add rounds once wherever it runs, so all of them agree.
 
 pub(crate) mod activation;
 pub(crate) mod dense;
 
-/// What fixes the rounding of a score: the version of these kernels, and the platform whose
-/// mathematical library the numeric front calls. The width of the machine's vectors is not in it.
+/// What fixes the rounding of a score: the version of these kernels, and the platform. The width of
+/// the machine's vectors is not in it.
 pub fn numerics() -> String {
     format!(
-        "kernels-1/{}-{}",
+        "kernels-2/{}-{}",
         std::env::consts::ARCH,
         std::env::consts::OS
     )

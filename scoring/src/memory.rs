@@ -4,10 +4,26 @@ use std::collections::VecDeque;
 
 use sanderling_state::{Paged, Persist, StateError};
 
+use crate::kernels::activation::fifths_of_logs;
+
 /// How long `us` microseconds are, to a network: 0 now, 1 after two and a half minutes, 3 after a
 /// month. A time before now counts as now.
 pub(crate) fn elapsed(us: i64) -> f32 {
-    ((us.max(0) as f64 / 1e6).ln_1p() / 5.0) as f32
+    let mut value = [seconds(us)];
+    fifths_of_logs(&mut value);
+    value[0]
+}
+
+/// [`elapsed`] from each of `times_us` to `now_us`.
+pub(crate) fn elapsed_since(now_us: i64, times_us: &[i64], out: &mut [f32]) {
+    for (out, &time_us) in out.iter_mut().zip(times_us) {
+        *out = seconds(now_us.saturating_sub(time_us));
+    }
+    fifths_of_logs(out);
+}
+
+fn seconds(us: i64) -> f32 {
+    (us.max(0) as f64 * 1e-6) as f32
 }
 
 /// Puts the first stage's log-odds on the scale of the other inputs.
@@ -74,12 +90,6 @@ impl Memory {
         self.next = (self.next + 1) % events as u32;
     }
 
-    /// Places of the remembered events, newest first.
-    pub(crate) fn newest_first(&self) -> impl Iterator<Item = usize> {
-        let (n, next) = (self.times.len(), self.next as usize);
-        (1..=n).map(move |back| (next + n - back) % n)
-    }
-
     /// Whether the sizes are those of a model, so that a restored memory may be read.
     pub(crate) fn fits(&self, carry: usize, events: usize, entry: usize) -> bool {
         let n = self.times.len();
@@ -89,7 +99,7 @@ impl Memory {
             && if n < events {
                 self.next as usize == n
             } else {
-                (self.next as usize) < events
+                self.next as usize <= events.saturating_sub(1)
             }
     }
 }
@@ -249,13 +259,8 @@ mod tests {
             memory.push(i, &[i as f32, -(i as f32)], 3);
             assert!(memory.fits(4, 3, 2));
         }
-        let times: Vec<i64> = memory.newest_first().map(|at| memory.times[at]).collect();
-        assert_eq!(times, [4, 3, 2]);
-        let keys: Vec<f32> = memory
-            .newest_first()
-            .map(|at| memory.ring[2 * at])
-            .collect();
-        assert_eq!(keys, [4.0, 3.0, 2.0]);
+        assert_eq!(memory.times, [3, 4, 2], "the oldest gives way in its place");
+        assert_eq!(memory.ring, [3.0, -3.0, 4.0, -4.0, 2.0, -2.0]);
         let mut bytes = Vec::new();
         memory.write(&mut bytes);
         assert_eq!(Memory::read(&mut bytes.as_slice()).unwrap(), memory);

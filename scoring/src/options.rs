@@ -23,19 +23,19 @@ pub struct ModelOptions {
     pub remember: Option<Vec<String>>,
     /// Quantile bins of a feature's piecewise-linear embedding.
     pub bins: usize,
-    /// Dimensions of a feature's piecewise-linear embedding.
+    /// Dimensions of a feature's piecewise-linear embedding; 0: none, features enter as z-scores.
     pub embedding: usize,
     /// Hidden units of the first stage.
     pub first_stage: usize,
     /// Numbers by which an event is remembered; unset: 8, or in a forecast one an input, at most 64.
     pub token: Option<usize>,
-    /// Hidden units of the first entity's LSTM.
+    /// Hidden units of the first entity's LSTM; 0: none.
     pub lstm: usize,
-    /// Hidden units of an endpoint's GRU over known labels.
+    /// Hidden units of an endpoint's GRU over known labels; 0: none.
     pub gru: usize,
-    /// Events of the first entity that attention looks over (L).
+    /// Events of the first entity that attention looks over (L); 0: no attention.
     pub own_events: usize,
-    /// Events of an endpoint that attention looks over (K).
+    /// Events of an endpoint that attention looks over (K); 0: no attention.
     pub endpoint_events: usize,
     /// Attention heads.
     pub heads: usize,
@@ -134,13 +134,8 @@ impl ModelOptions {
     pub fn check(&self) -> Result<(), ScoringError> {
         let sizes = [
             ("bins", self.bins, 256),
-            ("embedding", self.embedding, 64),
             ("first_stage", self.first_stage, 4096),
             ("token", self.token.unwrap_or(1), 1024),
-            ("lstm", self.lstm, 4096),
-            ("gru", self.gru, 4096),
-            ("own_events", self.own_events, 1024),
-            ("endpoint_events", self.endpoint_events, 1024),
             ("heads", self.heads, 64),
             ("head_size", self.head_size, 256),
             ("hidden", self.hidden[0], 65_536),
@@ -164,6 +159,27 @@ impl ModelOptions {
                     wanted: format!("a number from 1 to {max}"),
                 });
             }
+        }
+        let may_be_none = [
+            ("embedding", self.embedding, 64),
+            ("lstm", self.lstm, 4096),
+            ("gru", self.gru, 4096),
+            ("own_events", self.own_events, 1024),
+            ("endpoint_events", self.endpoint_events, 1024),
+        ];
+        for (name, size, max) in may_be_none {
+            if size > max {
+                return Err(ScoringError::Option {
+                    name: name.to_string(),
+                    wanted: format!("a number up to {max}"),
+                });
+            }
+        }
+        if self.output == Output::Forecast && self.lstm == 0 {
+            return Err(ScoringError::Option {
+                name: "lstm".to_string(),
+                wanted: "at least 1, for a forecast comes from nothing else".to_string(),
+            });
         }
         let training = &self.training;
         let shares = [

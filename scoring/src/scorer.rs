@@ -274,7 +274,7 @@ impl Scorer {
         let mut memories = Vec::new();
         for (m, layout) in shape.memories.iter().enumerate() {
             let memory = Paged::<Memory>::restore(restored.section(&format!("memory.{m}"))?)?;
-            let carry = self.model.cells.get(m).map_or(0, Cell::carry_size);
+            let carry = self.model.cell(m).map_or(0, Cell::carry_size);
             let entry = 2 * shape.options.key_size();
             if !memory
                 .iter()

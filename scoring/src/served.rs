@@ -5,8 +5,8 @@ use std::path::Path;
 
 use sanderling_schemas::{FeatureField, FeatureSchema, Output, Rung};
 
-use crate::architecture::{Architecture, MemoryLayout};
-use crate::attention::Attention;
+use crate::architecture::Architecture;
+use crate::attention::{Attention, interleaved};
 use crate::cells::Cell;
 use crate::error::ScoringError;
 use crate::first_stage::FirstStage;
@@ -32,8 +32,8 @@ pub struct ServedModel {
     pub(crate) shape: Architecture,
     pub(crate) front: Front,
     pub(crate) calibrations: RungCalibrations,
-    /// One a memory: the first entity's LSTM, an endpoint's GRU.
-    pub(crate) cells: Vec<Cell>,
+    /// One a memory, where it has a cell: the first entity's LSTM, an endpoint's GRU.
+    cells: Vec<Option<Cell>>,
     token: Dense,
     /// Mean and deviation of the labels; 0 and 1 for classes.
     label: [f32; 2],
@@ -53,7 +53,8 @@ struct Head {
     first: FirstStage,
     linear: Dense,
     embedding: Embedding,
-    attention: Vec<Attention>,
+    /// One a memory, where attention looks over it.
+    attention: Vec<Option<Attention>>,
     full: Layers,
     /// Absent where the full head reads no graph either.
     no_graph: Option<Layers>,
@@ -77,11 +78,41 @@ impl Layers {
             Dense::load(weights, &format!("{name}.{i}"), outputs, inputs)
         };
         let dense = [
-            layer(0, hidden[0], inputs)?,
+            Self::first(shape, weights, name, memories, (hidden[0], inputs))?,
             layer(1, hidden[1], hidden[0])?,
             layer(2, 1, hidden[1])?,
         ];
         Ok(Self { memories, dense })
+    }
+
+    /// The first layer, its inputs in the order in which attention gives what it reads.
+    fn first(
+        shape: &Architecture,
+        weights: &Weights,
+        name: &str,
+        memories: usize,
+        (outputs, inputs): (usize, usize),
+    ) -> Result<Dense, ScoringError> {
+        let options = &shape.options;
+        let mut order: Vec<usize> = (0..inputs).collect();
+        let mut at = shape.embedded(shape.inputs.len());
+        for layout in &shape.memories[..memories] {
+            at += layout.carry.len() + layout.scalars.len();
+            if !layout.attends() {
+                continue;
+            }
+            for (i, from) in order[at..at + options.key_size()].iter_mut().enumerate() {
+                *from = at + interleaved(i, options.heads, options.head_size);
+            }
+            at += options.key_size();
+        }
+        let weight = weights.get(&format!("{name}.0.weight"), &[outputs, inputs])?;
+        let rows = weight.chunks_exact(inputs);
+        let weight: Vec<f32> = rows
+            .flat_map(|row| order.iter().map(|&from| row[from]))
+            .collect();
+        let bias = weights.get(&format!("{name}.0.bias"), &[outputs])?;
+        Ok(Dense::new(&weight, bias, inputs))
     }
 }
 
@@ -190,7 +221,10 @@ impl ServedModel {
                 linear: Dense::load(weights, "linear", 1, 2 * all)?,
                 embedding: Embedding::load(&front, &every, options.embedding, weights, "embed")?,
                 attention: (0..shape.memories.len())
-                    .map(|m| Attention::load(&shape, m, weights))
+                    .map(|m| match shape.memories[m].attends() {
+                        true => Attention::load(&shape, m, weights).map(Some),
+                        false => Ok(None),
+                    })
                     .collect::<Result<_, _>>()?,
                 full: Layers::load(&shape, weights, full)?,
                 no_graph: heads
@@ -285,6 +319,11 @@ impl ServedModel {
         }
     }
 
+    /// The cell of memory `m`, if it has one.
+    pub(crate) fn cell(&self, m: usize) -> Option<&Cell> {
+        self.cells.get(m)?.as_ref()
+    }
+
     /// A label on the scale of the other inputs.
     pub(crate) fn label_input(&self, value: f32) -> f32 {
         (value - self.label[0]) / self.label[1]
@@ -314,9 +353,11 @@ impl ServedModel {
 
     /// Key and value of each event for memory `m`; `inputs` is rows x key inputs.
     pub(crate) fn keys(&self, m: usize, inputs: &[f32], out: &mut [f32]) {
-        if let Body::Head(head) = &self.body {
+        if let Body::Head(head) = &self.body
+            && let Some(attention) = &head.attention[m]
+        {
             let stride = self.shape.key_input_size();
-            head.attention[m].event.forward(
+            attention.event.forward(
                 Rows {
                     values: inputs,
                     stride,
@@ -392,6 +433,7 @@ impl ServedModel {
         let size = self.shape.options.key_size();
         let mut x = vec![0.0; CHUNK_ROWS * width];
         let mut query = vec![0.0; CHUNK_ROWS * size];
+        let mut weights = Vec::new();
         let mut hidden = layers
             .dense
             .each_ref()
@@ -412,6 +454,15 @@ impl ServedModel {
                 .zip(&self.shape.memories)
                 .take(layers.memories)
             {
+                let carried = layout.carry.start..layout.scalars.end;
+                let contexts = context.chunks_exact(context_size);
+                for (x, context) in x.chunks_exact_mut(width).zip(contexts.clone()) {
+                    x[at..at + carried.len()].copy_from_slice(&context[carried.clone()]);
+                }
+                at += carried.len();
+                let Some(attention) = attention else {
+                    continue;
+                };
                 let query = &mut query[..n * size];
                 attention.query.forward(
                     Rows {
@@ -421,10 +472,10 @@ impl ServedModel {
                     query,
                 );
                 let reads = x.chunks_exact_mut(width).zip(query.chunks_exact(size));
-                for ((x, query), context) in reads.zip(context.chunks_exact(context_size)) {
-                    read_out(attention, layout, query, context, &mut x[at..]);
+                for ((x, query), context) in reads.zip(contexts) {
+                    attention.read(query, context, &mut weights, &mut x[at..at + size]);
                 }
-                at += layout.carry.len() + layout.scalars.len() + size;
+                at += size;
             }
             let [first, second, last] = &mut hidden;
             let (first, second) = (
@@ -472,20 +523,6 @@ impl ServedModel {
             .map(|raw| calibration.apply(raw))
             .collect()
     }
-}
-
-/// Writes what the head reads of one memory into `x`: carry, scalars, attention.
-fn read_out(
-    attention: &Attention,
-    layout: &MemoryLayout,
-    query: &[f32],
-    context: &[f32],
-    x: &mut [f32],
-) {
-    let carried = &context[layout.carry.start..layout.scalars.end];
-    let (carry, rest) = x.split_at_mut(carried.len());
-    carry.copy_from_slice(carried);
-    attention.read(query, context, &mut rest[..query.len()]);
 }
 
 /// Root mean square of z-score minus forecast over the inputs that are there; 0 where none is.

@@ -31,6 +31,66 @@ pub(crate) fn exp(x: f32) -> f32 {
     p * f32::from_bits(power)
 }
 
+/// `ln(1 + x)` for `x >= 0`, within 3 units in the last place; infinity counts as the largest
+/// number, and NaN stays NaN.
+///
+/// The logarithm of `u = 1 + x` by Cephes' polynomial on [sqrt(1/2), sqrt 2), corrected for what
+/// the sum rounded off (Kahan's `ln(u) x / (u - 1)`; Goldberg 1991, theorem 4).
+#[inline(always)]
+pub(crate) fn ln_1p(x: f32) -> f32 {
+    const ROOT_HALF: u32 = 0x3f35_04f3;
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    let x = if x > f32::MAX { f32::MAX } else { x };
+    let u = 1.0 + x;
+    let bits = u.to_bits();
+    let exponent = (bits.wrapping_sub(ROOT_HALF) as i32) >> 23;
+    let f = f32::from_bits(bits.wrapping_sub((exponent as u32) << 23)) - 1.0;
+    let e = exponent as f32;
+    let mut p = 7.037_683_6e-2;
+    for c in [
+        -1.151_461e-1,
+        1.167_699_9e-1,
+        -1.242_014_1e-1,
+        1.424_932_3e-1,
+        -1.666_805_8e-1,
+        2.000_071_5e-1,
+        -2.499_999_4e-1,
+        3.333_333e-1,
+    ] {
+        p = f.mul_add(p, c);
+    }
+    let square = f * f;
+    let tail = e.mul_add(LN2_LOW, square.mul_add(-0.5, p * (f * square)));
+    let ln = e.mul_add(LN2_HIGH, f + tail);
+    let rounded = u - 1.0;
+    if rounded == 0.0 { x } else { ln * (x / rounded) }
+}
+
+dispatch! {
+    /// `sign(x) ln(1 + |x|)`, in place; NaN stays NaN.
+    pub(crate) fn signed_logs(values: &mut [f32]) => signed_log_lanes
+}
+
+#[inline(always)]
+fn signed_log_lanes(values: &mut [f32]) {
+    for x in values {
+        *x = ln_1p(x.abs()).copysign(*x);
+    }
+}
+
+dispatch! {
+    /// `ln(1 + x) / 5` of numbers that are not negative, in place.
+    pub(crate) fn fifths_of_logs(values: &mut [f32]) => fifth_of_log_lanes
+}
+
+#[inline(always)]
+fn fifth_of_log_lanes(values: &mut [f32]) {
+    for x in values {
+        *x = ln_1p(*x) * 0.2;
+    }
+}
+
 /// The logistic function.
 #[inline(always)]
 pub(crate) fn sigmoid(x: f32) -> f32 {
@@ -55,18 +115,6 @@ fn gelu_lanes(values: &mut [f32]) {
     for x in values {
         let u = TWICE_ROOT_2_BY_PI * *x * (0.044_715f32 * *x).mul_add(*x, 1.0);
         *x *= sigmoid(u);
-    }
-}
-
-dispatch! {
-    /// max(x, 0), in place.
-    pub(crate) fn relu(values: &mut [f32]) => relu_lanes
-}
-
-#[inline(always)]
-fn relu_lanes(values: &mut [f32]) {
-    for x in values {
-        *x = x.max(0.0);
     }
 }
 
@@ -132,6 +180,14 @@ mod tests {
             assert!((f64::from(sigmoid(x)) - 1.0 / (1.0 + (-wide).exp())).abs() < 2e-7);
             assert!((f64::from(tanh(x)) - wide.tanh()).abs() < 3e-7);
         }
+        for i in 0..200_000 {
+            let x = (i as f32 * 4e-4).exp() * 1e-7;
+            let relative = f64::from(ln_1p(x)) / f64::from(x).ln_1p() - 1.0;
+            assert!(relative.abs() < 4e-7, "ln_1p({x}): {relative}");
+        }
+        assert_eq!(ln_1p(0.0), 0.0);
+        assert_eq!(ln_1p(f32::INFINITY), ln_1p(f32::MAX));
+        assert!(ln_1p(f32::NAN).is_nan());
         assert_eq!(sigmoid(1e30), 1.0);
         assert!(sigmoid(-1e30) < 1e-37);
     }

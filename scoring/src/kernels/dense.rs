@@ -1,6 +1,5 @@
 //! A dense layer: rows times a matrix, with a bias.
 
-use super::dispatch;
 use crate::error::ScoringError;
 use crate::weights::Weights;
 
@@ -83,12 +82,10 @@ impl Dense {
     }
 }
 
-dispatch! {
-    fn product(dense: &Dense, x: Rows<'_>, y: &mut [f32], accumulate: bool) => product_tiles
-}
+/// Rows of a tile: with two vectors a row, what sixteen registers hold.
+const TILE_ROWS: usize = 6;
 
-#[inline(always)]
-fn product_tiles(dense: &Dense, x: Rows<'_>, y: &mut [f32], accumulate: bool) {
+fn product(dense: &Dense, x: Rows<'_>, y: &mut [f32], accumulate: bool) {
     let rows = y.len() / dense.outputs;
     if rows == 0 {
         return;
@@ -98,58 +95,146 @@ fn product_tiles(dense: &Dense, x: Rows<'_>, y: &mut [f32], accumulate: bool) {
         x.values.len() >= (rows - 1) * x.stride + dense.inputs,
         "x has all the rows"
     );
-    let mut row = 0;
-    while row + 6 <= rows {
-        product_rows::<6>(dense, x, y, accumulate, row);
-        row += 6;
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        // SAFETY: the processor has the features, as just detected, and x and y have all the rows.
+        return unsafe { fused::product(dense, x, y, accumulate, rows) };
     }
-    match rows - row {
-        0 => {}
-        1 => product_rows::<1>(dense, x, y, accumulate, row),
-        2 => product_rows::<2>(dense, x, y, accumulate, row),
-        3 => product_rows::<3>(dense, x, y, accumulate, row),
-        4 => product_rows::<4>(dense, x, y, accumulate, row),
-        _ => product_rows::<5>(dense, x, y, accumulate, row),
-    }
+    product_plain(dense, x, y, accumulate, rows);
 }
 
-#[inline(always)]
-fn product_rows<const R: usize>(
-    dense: &Dense,
-    x: Rows<'_>,
-    y: &mut [f32],
-    accumulate: bool,
-    first: usize,
-) {
-    let inputs: [&[f32]; R] = std::array::from_fn(|r| {
-        let from = (first + r) * x.stride;
-        &x.values[from..from + dense.inputs]
-    });
-    let tile_size = dense.inputs * LANES;
+/// The product without vector instructions of its own.
+fn product_plain(dense: &Dense, x: Rows<'_>, y: &mut [f32], accumulate: bool, rows: usize) {
     for tile in 0..dense.stride / LANES {
         let column = tile * LANES;
         let width = LANES.min(dense.outputs - column);
-        let mut sums = [[0.0f32; LANES]; R];
-        for (r, sum) in sums.iter_mut().enumerate() {
+        let weights = &dense.weights[tile * dense.inputs * LANES..][..dense.inputs * LANES];
+        for row in 0..rows {
+            let y = &mut y[row * dense.outputs + column..][..width];
+            let mut sums = [0.0f32; LANES];
             if accumulate {
-                let from = (first + r) * dense.outputs + column;
-                sum[..width].copy_from_slice(&y[from..from + width]);
+                sums[..width].copy_from_slice(y);
             } else {
-                sum.copy_from_slice(&dense.bias[column..column + LANES]);
+                sums.copy_from_slice(&dense.bias[column..column + LANES]);
             }
+            let x = &x.values[row * x.stride..][..dense.inputs];
+            for (&value, weights) in x.iter().zip(weights.chunks_exact(LANES)) {
+                for (sum, &weight) in sums.iter_mut().zip(weights) {
+                    *sum = value.mul_add(weight, *sum);
+                }
+            }
+            y.copy_from_slice(&sums[..width]);
         }
-        let weights = &dense.weights[tile * tile_size..(tile + 1) * tile_size];
-        for (k, lane_weights) in weights.chunks_exact(LANES).enumerate() {
-            for r in 0..R {
-                let value = inputs[r][k];
-                for lane in 0..LANES {
-                    sums[r][lane] = value.mul_add(lane_weights[lane], sums[r][lane]);
+    }
+}
+
+/// The product with AVX2 and FMA, by intrinsics: left to itself the compiler keeps the sums of a
+/// tile in memory, at a third of the speed.
+#[cfg(target_arch = "x86_64")]
+mod fused {
+    use std::arch::x86_64::{
+        __m256, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps,
+        _mm256_storeu_ps,
+    };
+
+    use super::{Dense, LANES, Rows, TILE_ROWS};
+
+    /// # Safety
+    /// The processor has AVX2 and FMA; `x` and `y` have `rows` rows.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn product(
+        dense: &Dense,
+        x: Rows<'_>,
+        y: &mut [f32],
+        accumulate: bool,
+        rows: usize,
+    ) {
+        // A tile of weights stays in the first cache while all rows pass.
+        for tile in 0..dense.stride / LANES {
+            let mut row = 0;
+            // SAFETY: all of these rows exist.
+            unsafe {
+                while row + TILE_ROWS <= rows {
+                    part::<TILE_ROWS>(dense, x, y, accumulate, tile, row);
+                    row += TILE_ROWS;
+                }
+                match rows - row {
+                    0 => {}
+                    1 => part::<1>(dense, x, y, accumulate, tile, row),
+                    2 => part::<2>(dense, x, y, accumulate, tile, row),
+                    3 => part::<3>(dense, x, y, accumulate, tile, row),
+                    4 => part::<4>(dense, x, y, accumulate, tile, row),
+                    _ => part::<5>(dense, x, y, accumulate, tile, row),
                 }
             }
         }
-        for (r, sum) in sums.iter().enumerate() {
+    }
+
+    /// `R` rows of one tile.
+    ///
+    /// # Safety
+    /// As for [`product`], with rows `first..first + R`.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn part<const R: usize>(
+        dense: &Dense,
+        x: Rows<'_>,
+        y: &mut [f32],
+        accumulate: bool,
+        tile: usize,
+        first: usize,
+    ) {
+        let column = tile * LANES;
+        let width = LANES.min(dense.outputs - column);
+        let weights = &dense.weights[tile * dense.inputs * LANES..][..dense.inputs * LANES];
+        let mut sums: [[__m256; 2]; R] = [[_mm256_setzero_ps(); 2]; R];
+        let mut edge = [0.0f32; LANES];
+        for (r, sums) in sums.iter_mut().enumerate() {
             let from = (first + r) * dense.outputs + column;
-            y[from..from + width].copy_from_slice(&sum[..width]);
+            let begun = match (accumulate, width) {
+                (false, _) => &dense.bias[column..column + LANES],
+                (true, LANES) => &y[from..from + LANES],
+                (true, _) => {
+                    edge[..width].copy_from_slice(&y[from..from + width]);
+                    &edge
+                }
+            };
+            // SAFETY: `begun` has sixteen numbers.
+            unsafe {
+                sums[0] = _mm256_loadu_ps(begun.as_ptr());
+                sums[1] = _mm256_loadu_ps(begun.as_ptr().add(8));
+            }
+        }
+        let rows: [*const f32; R] =
+            std::array::from_fn(|r| x.values[(first + r) * x.stride..][..dense.inputs].as_ptr());
+        let mut weight = weights.as_ptr();
+        for k in 0..dense.inputs {
+            // SAFETY: `weights` has sixteen numbers for each k, and each of the rows has one.
+            unsafe {
+                let (low, high) = (_mm256_loadu_ps(weight), _mm256_loadu_ps(weight.add(8)));
+                weight = weight.add(LANES);
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let value = _mm256_broadcast_ss(&*rows[r].add(k));
+                    sums[0] = _mm256_fmadd_ps(value, low, sums[0]);
+                    sums[1] = _mm256_fmadd_ps(value, high, sums[1]);
+                }
+            }
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            let from = (first + r) * dense.outputs + column;
+            let out = if width == LANES {
+                &mut y[from..from + LANES]
+            } else {
+                &mut edge
+            };
+            // SAFETY: `out` has sixteen numbers.
+            unsafe {
+                _mm256_storeu_ps(out.as_mut_ptr(), sums[0]);
+                _mm256_storeu_ps(out.as_mut_ptr().add(8), sums[1]);
+            }
+            if width < LANES {
+                y[from..from + width].copy_from_slice(&edge[..width]);
+            }
         }
     }
 }
@@ -205,6 +290,27 @@ mod tests {
                     parts.extend(y);
                 }
                 assert_eq!(parts, whole, "batches of {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn plain_loops_round_alike() {
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        for (inputs, outputs, rows) in [(3, 20, 7), (64, 256, 13), (40, 8, 2)] {
+            let weight = numbers(inputs * outputs, &mut rng);
+            let dense = Dense::new(&weight, &numbers(outputs, &mut rng), inputs);
+            let x = numbers(rows * inputs, &mut rng);
+            let x = Rows {
+                values: &x,
+                stride: inputs,
+            };
+            for accumulate in [false, true] {
+                let mut chosen = numbers(rows * outputs, &mut rng);
+                let mut plain = chosen.clone();
+                product(&dense, x, &mut chosen, accumulate);
+                product_plain(&dense, x, &mut plain, accumulate, rows);
+                assert_eq!(chosen, plain);
             }
         }
     }

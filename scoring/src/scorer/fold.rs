@@ -6,7 +6,7 @@ use super::{Scorer, THREAD_ROWS_MIN};
 use crate::architecture::MemoryLayout;
 use crate::cells::Cell;
 use crate::front::{Standardised, StandardisedRows};
-use crate::memory::{FIRST_STAGE_SCALE, elapsed, known};
+use crate::memory::{FIRST_STAGE_SCALE, elapsed, elapsed_since, known};
 use crate::recording::Steps;
 use crate::served::ServedModel;
 
@@ -48,7 +48,7 @@ impl Scorer {
                 steps,
                 &cells[m],
                 &moved,
-                keys.get(m),
+                keys.get(m).filter(|keys| !keys.is_empty()),
                 &mut context,
             );
         }
@@ -181,7 +181,7 @@ impl Scorer {
     /// Pass 3 for one memory: its carries move on.
     fn advance(&mut self, m: usize, steps: &mut CellSteps) {
         let model = &self.model;
-        let Some(cell) = model.cells.get(m) else {
+        let Some(cell) = model.cell(m) else {
             return;
         };
         let width = cell.carry_size();
@@ -231,6 +231,9 @@ impl Scorer {
         }
         (0..shape.memories.len())
             .map(|m| {
+                if !shape.memories[m].attends() {
+                    return Vec::new();
+                }
                 let mut out = vec![0.0; events * 2 * shape.options.key_size()];
                 self.model.keys(m, &inputs, &mut out);
                 out
@@ -251,8 +254,8 @@ impl Scorer {
         context: &mut [f32],
     ) {
         let context_size = self.model.context_size();
-        let width = self.model.cells.get(m).map_or(0, Cell::carry_size);
-        let entry_size = layout.ring.len() / layout.events();
+        let width = self.model.cell(m).map_or(0, Cell::carry_size);
+        let entry_size = 2 * self.model.shape.options.key_size();
         let mut step = 0;
         let mut labels = steps.labels.iter().zip(&moved[m]).peekable();
         for event in 0..=steps.times.len() {
@@ -283,11 +286,9 @@ impl Scorer {
             }
             let Some(keys) = keys else { continue };
             context[layout.mask.clone()][..state.times.len()].fill(1.0);
-            for (i, at) in state.newest_first().enumerate() {
-                context[layout.ages.start + i] = elapsed(time_us - state.times[at]);
-                context[layout.ring.start + i * entry_size..][..entry_size]
-                    .copy_from_slice(&state.ring[at * entry_size..][..entry_size]);
-            }
+            let ages = &mut context[layout.ages.clone()][..state.times.len()];
+            elapsed_since(time_us, &state.times, ages);
+            context[layout.ring.clone()][..state.ring.len()].copy_from_slice(&state.ring);
             state.push(
                 time_us,
                 &keys[event * entry_size..][..entry_size],

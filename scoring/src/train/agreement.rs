@@ -16,10 +16,27 @@ use crate::fixtures::{payments, small};
 
 #[test]
 fn serving_agrees_with_the_graph() {
-    let stream = payments(700, 11);
+    assert_serving_agrees(700, |_| {});
+}
+
+#[test]
+fn serving_agrees_with_the_graph_of_every_ablation() {
+    assert_serving_agrees(250, |o| o.embedding = 0);
+    assert_serving_agrees(250, |o| o.own_events = 0);
+    assert_serving_agrees(250, |o| o.lstm = 0);
+    assert_serving_agrees(250, |o| o.gru = 0);
+    assert_serving_agrees(250, |o| o.endpoint_events = 0);
+    assert_serving_agrees(250, |o| {
+        (o.own_events, o.lstm, o.endpoint_events) = (0, 0, 0);
+    });
+}
+
+fn assert_serving_agrees(events: usize, change: impl Fn(&mut ModelOptions)) {
+    let stream = payments(events, 11);
     let recording = stream.recording();
     let mut options = small(1);
     options.training.endpoint_steps = 3;
+    change(&mut options);
     let shape = Architecture::new(&options, recording.schema(), recording.entities()).unwrap();
     let end = recording.times_us()[recording.len() - 1] + 1;
     let plan = TrainingPlan {

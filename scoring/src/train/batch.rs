@@ -50,7 +50,7 @@ pub(crate) struct Past {
     pub(crate) steps: Steps,
     /// rows x 2.
     pub(crate) scalars: Tensor,
-    /// Absent in a forecast.
+    /// Absent in a forecast, and where attention does not look.
     pub(crate) ring: Option<Ring>,
 }
 
@@ -230,7 +230,7 @@ impl Source<'_> {
 
     /// The newest events of each row's slot in memory `m`.
     fn ring(&self, m: usize, rows: &[u32]) -> Result<Option<Ring>, ScoringError> {
-        if self.shape.options.output == Output::Forecast {
+        if self.shape.options.output == Output::Forecast || !self.shape.memories[m].attends() {
             return Ok(None);
         }
         let (all, hidden) = (self.shape.remembered.len(), self.shape.options.lstm);

@@ -59,11 +59,12 @@ impl Carries {
         );
 
         let cell = Cell::load(shape, 0, weights)?;
-        let own_width = cell.carry_size();
+        let own_width = cell.as_ref().map_or(0, Cell::carry_size);
         let mut own = vec![0.0; events * own_width];
         let mut state = vec![0.0; recording.slot_count(0) * own_width];
         let mut steps = Steps::default();
-        for from in (0..events).step_by(CHUNK) {
+        let moving = if cell.is_some() { events } else { 0 };
+        for from in (0..moving).step_by(CHUNK) {
             steps.clear();
             for event in from..(from + CHUNK).min(events) {
                 let slot = recording.slots(0)[inputs.first + event];
@@ -75,7 +76,7 @@ impl Carries {
                     steps.add(event, slot, &tokens[event * size..][..size], &extras);
                 }
             }
-            steps.advance(&cell, &mut state, &mut own);
+            steps.advance(cell.as_ref(), &mut state, &mut own);
         }
 
         // Labels of events before the window move nothing: the window is long.
@@ -94,7 +95,10 @@ impl Carries {
             label_width: shape.options.gru,
         };
         for (m, endpoint) in history.endpoints.iter().enumerate() {
-            let cell = Cell::load(shape, m + 1, weights)?;
+            let Some(cell) = Cell::load(shape, m + 1, weights)? else {
+                carries.labels.push(Vec::new());
+                continue;
+            };
             let width = cell.carry_size();
             let mut before = vec![0.0; count * width];
             let mut state = vec![0.0; recording.slot_count(m + 1) * width];
@@ -111,7 +115,7 @@ impl Carries {
                     let extras = [inputs.first_stage[event], label.value, since, label.age];
                     steps.add(number, slot, &tokens[event * size..][..size], &extras);
                 }
-                steps.advance(&cell, &mut state, &mut before);
+                steps.advance(Some(&cell), &mut state, &mut before);
             }
             carries.labels.push(before);
         }
@@ -128,7 +132,8 @@ impl Carries {
     /// An endpoint's carry before a label; `None` where it is zero.
     pub(crate) fn label(&self, endpoint: usize, label: usize) -> Option<&[f32]> {
         let at = label.checked_sub(self.first_label)? * self.label_width;
-        self.labels.get(endpoint)?.get(at..at + self.label_width)
+        let carry = self.labels.get(endpoint)?.get(at..at + self.label_width)?;
+        (!carry.is_empty()).then_some(carry)
     }
 }
 
@@ -157,7 +162,10 @@ impl Steps {
     }
 
     /// Runs the steps; the carry before each goes to its row of `out`.
-    fn advance(&mut self, cell: &Cell, state: &mut [f32], out: &mut [f32]) {
+    fn advance(&mut self, cell: Option<&Cell>, state: &mut [f32], out: &mut [f32]) {
+        let Some(cell) = cell else {
+            return;
+        };
         let width = cell.carry_size();
         self.before.resize(self.of.len() * width, 0.0);
         self.after.resize(self.of.len() * width, 0.0);

@@ -36,13 +36,7 @@ impl Graph<'_> {
         name: &str,
         used: Option<&[usize]>,
     ) -> Result<Tensor, ScoringError> {
-        let weight = self.params.get(&format!("{name}.weight"));
-        let bias = self.params.get(&format!("{name}.bias")).unsqueeze(1)?;
-        let embedded = present.code.matmul(weight)?.broadcast_add(&bias)?.relu()?;
-        let (inputs, rows, size) = embedded.dims3()?;
-        let embedded = embedded
-            .permute((1, 0, 2))?
-            .reshape((rows, inputs * size))?;
+        let (inputs, rows, _) = present.code.dims3()?;
         let (z, missing) = match used {
             None => (present.z.clone(), present.missing.clone()),
             Some(used) => {
@@ -54,6 +48,16 @@ impl Graph<'_> {
                 )
             }
         };
+        let size = self.shape.options.embedding;
+        if size == 0 {
+            return Ok(Tensor::cat(&[&z, &missing], 1)?);
+        }
+        let weight = self.params.get(&format!("{name}.weight"));
+        let bias = self.params.get(&format!("{name}.bias")).unsqueeze(1)?;
+        let embedded = present.code.matmul(weight)?.broadcast_add(&bias)?.relu()?;
+        let embedded = embedded
+            .permute((1, 0, 2))?
+            .reshape((rows, inputs * size))?;
         Ok(Tensor::cat(&[&embedded, &z, &missing], 1)?)
     }
 
@@ -79,8 +83,11 @@ impl Graph<'_> {
         let embedded = self.embed(present, "embed", None)?;
         let mut read_outs = Vec::new();
         for (m, past) in pasts.iter().enumerate() {
-            let carry = self.carry(m, past)?;
-            let mut parts = vec![carry, past.scalars.clone()];
+            let mut parts = Vec::new();
+            if self.shape.memories[m].has_cell() {
+                parts.push(self.carry(m, past)?);
+            }
+            parts.push(past.scalars.clone());
             if let Some(ring) = &past.ring {
                 parts.push(self.attention(m, &embedded, ring)?);
             }

@@ -1,0 +1,237 @@
+//! Events per second through the scorer alone, on one thread, in batches of 256.
+//!
+//! `cargo bench --profile measure -p sanderling-scoring --bench score`
+
+#![allow(clippy::print_stdout)]
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow::array::{
+    ArrayRef, DictionaryArray, Float64Array, Int8Array, RecordBatch, StringArray,
+    TimestampMicrosecondArray,
+};
+use arrow::datatypes::{DataType, Int8Type};
+use sanderling_schemas::{
+    Entity, EventBatch, EventId, FeatureBatch, FeatureField, FeatureSchema, KnownLabel,
+    LabelColumns, Offset, Partition, Relation, Rung, Sequence, Stream,
+};
+use sanderling_scoring::{
+    ModelOptions, Recording, Scorer, ServedModel, TrainingOptions, TrainingPlan, train,
+};
+
+const FEATURES: usize = 40;
+const ROWS: usize = 256;
+const BATCHES: usize = 240;
+const CARDS: u64 = 5_000;
+const TERMINALS: u64 = 10_000;
+/// A label comes this many events after its event.
+const LABEL_DELAY: u64 = 20_000;
+const MINUTE_US: i64 = 60_000_000;
+
+/// A number below `n`, scrambled from a counter (splitmix64).
+fn pick(n: u64, counter: u64) -> u32 {
+    let mut x = counter.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((x ^ (x >> 31)) % n) as u32
+}
+
+fn features(event: u64) -> [f32; FEATURES] {
+    std::array::from_fn(|f| match f % 5 {
+        0 => pick(100_000, event * 41 + f as u64) as f32 * 0.01,
+        1 if pick(10, event * 43 + f as u64) == 0 => f32::NAN,
+        1 => pick(1_000, event * 47 + f as u64) as f32 * 0.003,
+        2 => pick(30, event * 53 + f as u64) as f32,
+        3 => pick(2, event * 59 + f as u64) as f32,
+        _ => pick(100_000, event * 61 + f as u64) as f32 * 0.1 - 3_000.0,
+    })
+}
+
+fn slots(event: u64, one_terminal: bool) -> [u32; 2] {
+    let terminal = match one_terminal && event.is_multiple_of(2) {
+        true => 0,
+        false => pick(TERMINALS, event * 71 + 7),
+    };
+    [pick(CARDS, event * 67 + 3), terminal]
+}
+
+fn schema() -> FeatureSchema {
+    let field = |i: usize| FeatureField {
+        name: format!("f{i}"),
+        data_type: DataType::Float64,
+        entity: [None, Some(0), Some(1)][i % 3],
+        from_label: i % 6 == 2,
+    };
+    FeatureSchema {
+        fields: (0..FEATURES).map(field).collect(),
+        hash: "bench".into(),
+    }
+}
+
+fn relation() -> Relation {
+    let stream = |name: &str, scored| Stream {
+        name: name.into(),
+        scored,
+        key: None,
+    };
+    let entity = |name: &str| Entity {
+        name: name.to_string(),
+        key: format!("{name}_id"),
+    };
+    Relation {
+        schema: Relation::schema_of(&[]),
+        streams: vec![stream("events", true), stream("labels", false)],
+        id: None,
+        entities: vec![entity("card"), entity("terminal")],
+        labels: Some(LabelColumns {
+            stream: 1,
+            reference: "of".to_string(),
+            value: "value".to_string(),
+            horizon_us: 1 << 50,
+        }),
+        lateness_us: 0,
+    }
+}
+
+/// A model of the sizes to measure; how well it scores does not matter here.
+fn model() -> ServedModel {
+    let mut recording = Recording::new(&schema(), &relation());
+    for event in 0..2_000u64 {
+        recording.push_event(
+            &features(event),
+            &slots(event, false),
+            event as i64 * MINUTE_US,
+        );
+        let label = if pick(20, event * 73) == 0 { 1.0 } else { 0.0 };
+        recording.push_label(event as usize, label, event as i64 * MINUTE_US + 1);
+    }
+    let options = ModelOptions {
+        lstm: 64,
+        own_events: 16,
+        endpoint_events: 16,
+        training: TrainingOptions {
+            epochs: Some(1),
+            ..TrainingOptions::default()
+        },
+        ..ModelOptions::default()
+    };
+    let plan = TrainingPlan {
+        from_us: 0,
+        to_us: i64::MAX,
+        known_by_us: i64::MAX,
+        seed: 1,
+    };
+    train(&recording, &options, &plan, &mut |_| {}).expect("two thousand events train a model")
+}
+
+/// Batch `number` of the stream: 256 scored events, and one label for each once they are old enough.
+fn batch(number: usize, one_terminal: bool) -> FeatureBatch {
+    let first = (number * ROWS) as u64;
+    // Every event is followed by a row that may carry a label, so sequences count both.
+    let mut times = Vec::new();
+    let mut streams = Vec::new();
+    let (mut scored, mut labels) = (Vec::new(), Vec::new());
+    let mut all_slots = vec![Vec::new(); 2];
+    let mut columns = vec![Vec::with_capacity(ROWS); FEATURES];
+    for event in first..first + ROWS as u64 {
+        scored.push(times.len() as u32);
+        for (column, &x) in columns.iter_mut().zip(&features(event)) {
+            column.push((!x.is_nan()).then_some(f64::from(x)));
+        }
+        let of = event.saturating_sub(LABEL_DELAY);
+        if event >= LABEL_DELAY {
+            labels.push(KnownLabel {
+                row: times.len() as u32 + 1,
+                of: Sequence(of * 2),
+                value: if pick(100, of) == 0 { 1.0 } else { 0.0 },
+                reversal: false,
+            });
+        }
+        for (row, of) in [(0, event), (1, of)] {
+            times.push(event as i64 * MINUTE_US / 10);
+            streams.push(row);
+            for (all, slot) in all_slots.iter_mut().zip(slots(of, one_terminal)) {
+                all.push(slot);
+            }
+        }
+    }
+    let names: ArrayRef = Arc::new(StringArray::from(vec!["events", "labels"]));
+    let rows = RecordBatch::try_new(
+        relation().schema,
+        vec![
+            Arc::new(TimestampMicrosecondArray::from(times)),
+            Arc::new(DictionaryArray::<Int8Type>::new(
+                Int8Array::from(streams),
+                names,
+            )),
+        ],
+    )
+    .expect("columns fit the schema");
+    let id = |row: usize| EventId {
+        topic: "t".into(),
+        partition: Partition(0),
+        offset: Offset(row as i64),
+    };
+    let columns = columns.into_iter().enumerate().map(|(i, column)| {
+        let array: ArrayRef = Arc::new(Float64Array::from(column));
+        (format!("f{i}"), array, true)
+    });
+    FeatureBatch {
+        events: EventBatch {
+            rows,
+            ids: (0..2 * ROWS).map(id).collect(),
+            sequence: Sequence(2 * first),
+            broker_time_us: Vec::new(),
+        },
+        late: vec![false; ROWS],
+        scored,
+        features: RecordBatch::try_from_iter_with_nullable(columns)
+            .expect("columns have one length"),
+        slots: all_slots,
+        labels,
+    }
+}
+
+/// Seconds of the median and of the best batch, once memories are full.
+fn measure(model: &Arc<ServedModel>, batches: &[FeatureBatch], rung: Rung) -> (f64, f64) {
+    let mut scorer = Scorer::new(model.clone(), &schema(), &relation(), 1)
+        .expect("the model is of this schema");
+    let mut seconds = Vec::new();
+    for batch in batches {
+        let clock = Instant::now();
+        black_box(scorer.score(batch, rung).expect("a batch of the schema"));
+        seconds.push(clock.elapsed().as_secs_f64());
+    }
+    let mut late = seconds.split_off(batches.len() / 2);
+    late.sort_by(f64::total_cmp);
+    (late[late.len() / 2], late[0])
+}
+
+fn main() {
+    let model = Arc::new(model());
+    let spread: Vec<FeatureBatch> = (0..BATCHES).map(|n| batch(n, false)).collect();
+    let crowded: Vec<FeatureBatch> = (0..BATCHES).map(|n| batch(n, true)).collect();
+    let cases = [
+        ("full", &spread, Rung::Full),
+        ("full, half at one terminal", &crowded, Rung::Full),
+        ("no graph", &spread, Rung::NoGraph),
+        ("linear", &spread, Rung::Linear),
+    ];
+    println!("events/s on one core, batches of {ROWS}, {FEATURES} features");
+    for (name, batches, rung) in cases {
+        let begun = Instant::now();
+        let (mut median, mut best) = (f64::MAX, f64::MAX);
+        while begun.elapsed() < Duration::from_secs(2) {
+            let (m, b) = measure(&model, batches, rung);
+            (median, best) = (median.min(m), best.min(b));
+        }
+        let rate = |seconds: f64| ROWS as f64 / seconds;
+        println!(
+            "{name:<28} {:>9.0} at the median, {:>9.0} at best",
+            rate(median),
+            rate(best)
+        );
+    }
+}

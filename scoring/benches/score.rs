@@ -196,8 +196,8 @@ fn batch(number: usize, one_terminal: bool) -> FeatureBatch {
 
 /// Seconds of the median and of the best batch, once memories are full.
 fn measure(model: &Arc<ServedModel>, batches: &[FeatureBatch], rung: Rung) -> (f64, f64) {
-    let mut scorer = Scorer::new(model.clone(), &schema(), &relation(), 1)
-        .expect("the model is of this schema");
+    let mut scorer =
+        Scorer::new(model.clone(), &schema(), &relation(), 1).expect("the model is of this schema");
     let mut seconds = Vec::new();
     for batch in batches {
         let clock = Instant::now();

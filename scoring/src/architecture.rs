@@ -18,13 +18,6 @@ const TOKEN: usize = 8;
 const FORECAST_TOKEN_MAX: usize = 64;
 /// Numbers of an event beside its token: the first stage's score and the time since the last one.
 pub(crate) const EVENT_EXTRAS: usize = 2;
-/// Numbers of a known label beside the event's token: the first stage's score, the label, the time
-/// since the endpoint's previous known label and the event's age.
-pub(crate) const LABEL_EXTRAS: usize = 4;
-/// Read-outs beside a carry: for the first entity whether it was seen and how long ago, for an
-/// endpoint how many of its labels are known and since when.
-pub(crate) const SCALARS: usize = 2;
-
 /// Sizes and roles of everything in a model.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Architecture {
@@ -53,7 +46,7 @@ pub(crate) struct MemoryLayout {
     pub(crate) entity: usize,
     /// Numbers of the carry that are read: LSTM h, or the GRU's carry. Empty without a cell.
     pub(crate) carry: Range<usize>,
-    /// [`SCALARS`] read-outs.
+    /// [`Architecture::scalars`] read-outs.
     pub(crate) scalars: Range<usize>,
     /// 1 for each remembered event, in the order of the memory's ring; 0 where there are fewer.
     pub(crate) mask: Range<usize>,
@@ -139,6 +132,7 @@ impl Architecture {
             at += n;
             at - n..at
         };
+        let scalars = if options.days { 3 } else { 2 };
         let memories = if options.graph { entities.len() } else { 1 };
         let memories = (0..memories)
             .map(|entity| {
@@ -149,7 +143,7 @@ impl Architecture {
                 MemoryLayout {
                     entity,
                     carry: take(carry),
-                    scalars: take(SCALARS),
+                    scalars: take(scalars),
                     mask: take(events),
                     ages: take(events),
                     ring: take(events * 2 * options.key_size()),
@@ -176,9 +170,14 @@ impl Architecture {
         self.options.bins + TAIL_QUANTILES.len()
     }
 
-    /// Numbers in a context row.
-    pub(crate) fn context_size(&self) -> usize {
+    /// Numbers of one network in a context row.
+    pub(crate) fn member_context(&self) -> usize {
         self.memories.last().map_or(0, |m| m.ring.end)
+    }
+
+    /// Numbers in a context row: one network after the other.
+    pub(crate) fn context_size(&self) -> usize {
+        self.options.members * self.member_context()
     }
 
     /// Numbers that stand for `features` features after embedding: the embeddings, the z-scores
@@ -194,7 +193,20 @@ impl Architecture {
 
     /// Numbers that go into a GRU step beside the carry.
     pub(crate) fn label_size(&self) -> usize {
-        self.token + LABEL_EXTRAS
+        self.token + self.label_extras()
+    }
+
+    /// Numbers of a known label beside the event's token: the first stage's score, the label, how
+    /// long another had been known before it, the event's age; with days, whether there was another
+    /// and for how many days.
+    pub(crate) fn label_extras(&self) -> usize {
+        if self.options.days { 6 } else { 4 }
+    }
+
+    /// Read-outs beside a carry: for the first entity whether it was seen, for an endpoint how many
+    /// of its labels are known; and how long ago the last time was, with days by two numbers.
+    pub(crate) fn scalars(&self) -> usize {
+        self.memories[0].scalars.len()
     }
 
     /// Numbers that a key and a value are made of: token, first stage's score, the first entity's
@@ -218,7 +230,7 @@ impl Architecture {
         } else {
             0
         };
-        memory.carry.len() + SCALARS + read
+        memory.carry.len() + memory.scalars.len() + read
     }
 
     /// The attribution groups: `event`, then one an entity.
@@ -236,11 +248,13 @@ impl Architecture {
             context: Vec::new(),
         }];
         for (entity, name) in self.entities.iter().enumerate() {
-            let context = self
-                .memories
-                .iter()
-                .filter(|m| m.entity == entity)
-                .map(MemoryLayout::range);
+            let own = self.memories.iter().filter(|m| m.entity == entity);
+            let context = own.flat_map(|m| {
+                (0..self.options.members).map(|member| {
+                    let from = member * self.member_context();
+                    from + m.range().start..from + m.range().end
+                })
+            });
             groups.push(Group {
                 name: name.clone(),
                 features: features(Some(entity)),

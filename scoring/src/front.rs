@@ -179,7 +179,8 @@ impl Front {
             missing: vec![0.0; cells],
         };
         for row in features.chunks_exact(self.columns) {
-            out.logs.extend(self.inputs.iter().map(|&column| row[column]));
+            out.logs
+                .extend(self.inputs.iter().map(|&column| row[column]));
         }
         activation::signed_logs(&mut out.logs);
         let rows = out

@@ -24,6 +24,7 @@ mod kernels;
 mod manifest;
 mod memory;
 pub mod metrics;
+mod network;
 mod options;
 mod recording;
 mod scorer;

@@ -26,6 +26,19 @@ fn seconds(us: i64) -> f32 {
     (us.max(0) as f64 * 1e-6) as f32
 }
 
+/// Whether there was one before, and how long ago that is: by [`elapsed`] and in tens of days, at
+/// most three.
+pub(crate) fn since(us: Option<i64>) -> [f32; 3] {
+    const TEN_DAYS_US: f64 = 864e9;
+    match us {
+        None => [0.0; 3],
+        Some(us) => {
+            let days = (us.max(0) as f64 / TEN_DAYS_US).min(3.0);
+            [1.0, elapsed(us), days as f32]
+        }
+    }
+}
+
 /// Puts the first stage's log-odds on the scale of the other inputs.
 pub(crate) const FIRST_STAGE_SCALE: f32 = 1.0 / 3.0;
 

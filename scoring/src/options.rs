@@ -41,6 +41,11 @@ pub struct ModelOptions {
     pub heads: usize,
     /// Dimensions of a head.
     pub head_size: usize,
+    /// Time since an entity was last seen, or a label known, in days too and not by its logarithm
+    /// alone.
+    pub days: bool,
+    /// Networks whose outputs are averaged; each has its own weights and memory.
+    pub members: usize,
     /// Units of the two hidden layers of the head.
     pub hidden: [usize; 2],
     /// How it is trained.
@@ -64,6 +69,8 @@ impl Default for ModelOptions {
             endpoint_events: 16,
             heads: 4,
             head_size: 4,
+            days: false,
+            members: 1,
             hidden: [128, 64],
             training: TrainingOptions::default(),
         }
@@ -81,6 +88,10 @@ pub struct TrainingOptions {
     /// Share of the negatives drawn anew each epoch, reweighted; unset: 0.3, or 0.1 beyond 300,000
     /// rows.
     pub negatives: Option<f64>,
+    /// Share of the training rows, the last ones, that are held out: they say when to stop, and
+    /// calibration is fitted on them; unset: 0.15, or 0.05 beyond 300,000 rows. 0: nothing is held
+    /// out, no epoch is left out, and calibration is fitted on the training rows.
+    pub hold_out: Option<f64>,
     /// Peak learning rate of AdamW.
     pub rate: f64,
     /// Decoupled weight decay, on matrices only.
@@ -113,6 +124,7 @@ impl Default for TrainingOptions {
             epochs: None,
             batch: None,
             negatives: None,
+            hold_out: None,
             rate: 2e-3,
             decay: 0.01,
             warm_up: 0.1,
@@ -136,6 +148,7 @@ impl ModelOptions {
             ("bins", self.bins, 256),
             ("first_stage", self.first_stage, 4096),
             ("token", self.token.unwrap_or(1), 1024),
+            ("members", self.members, 64),
             ("heads", self.heads, 64),
             ("head_size", self.head_size, 256),
             ("hidden", self.hidden[0], 65_536),
@@ -186,6 +199,7 @@ impl ModelOptions {
             ("training.warm_up", training.warm_up),
             ("training.average", training.average),
             ("training.dropout", training.dropout),
+            ("training.hold_out", training.hold_out.unwrap_or(0.0)),
         ];
         for (name, share) in shares {
             if !(0.0..1.0).contains(&share) {

@@ -42,10 +42,34 @@ pub struct Scorer {
     model: Arc<ServedModel>,
     threads: usize,
     horizon_us: i64,
+    members: Vec<MemberState>,
+}
+
+/// What one network of the model remembers.
+#[derive(Debug)]
+struct MemberState {
     memories: Vec<Paged<Memory>>,
     pending: PendingEvents,
     /// For each memory, the local number of each slot within a batch; [`NO_SLOT`] between batches.
     locals: Vec<Vec<u32>>,
+}
+
+impl MemberState {
+    fn new(memories: usize) -> Self {
+        Self {
+            memories: (0..memories).map(|_| Paged::default()).collect(),
+            pending: PendingEvents::default(),
+            locals: vec![Vec::new(); memories],
+        }
+    }
+}
+
+/// Names of a network's sections in a snapshot.
+fn section(member: usize, name: &str) -> String {
+    match member {
+        0 => name.to_string(),
+        member => format!("member.{member}.{name}"),
+    }
 }
 
 impl Scorer {
@@ -117,9 +141,9 @@ impl Scorer {
         }
         let memories = model.shape.memories.len();
         Ok(Self {
-            memories: (0..memories).map(|_| Paged::default()).collect(),
-            locals: vec![Vec::new(); memories],
-            pending: PendingEvents::default(),
+            members: (0..model.members())
+                .map(|_| MemberState::new(memories))
+                .collect(),
             threads: threads.max(1),
             horizon_us,
             model,
@@ -250,10 +274,13 @@ impl Scorer {
     pub fn snapshot(&self) -> Snapshot {
         let mut snapshot = Snapshot::default();
         snapshot.add_value("model", self.hash().to_string());
-        snapshot.add_value("newest_us", self.pending.newest_us());
-        self.pending.events().snapshot("pending", &mut snapshot);
-        for (m, memory) in self.memories.iter().enumerate() {
-            memory.snapshot(&format!("memory.{m}"), &mut snapshot);
+        for (member, state) in self.members.iter().enumerate() {
+            snapshot.add_value(&section(member, "newest_us"), state.pending.newest_us());
+            let pending = state.pending.events();
+            pending.snapshot(&section(member, "pending"), &mut snapshot);
+            for (m, memory) in state.memories.iter().enumerate() {
+                memory.snapshot(&section(member, &format!("memory.{m}")), &mut snapshot);
+            }
         }
         snapshot
     }
@@ -269,12 +296,20 @@ impl Scorer {
             let message = format!("state of model {hash}, but the model is {}", self.hash());
             return Err(StateError::Mismatch(message).into());
         }
+        self.members = (0..self.members.len())
+            .map(|member| self.restored(restored, member))
+            .collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
+    fn restored(&self, restored: &Restored, member: usize) -> Result<MemberState, ScoringError> {
         let shape = &self.model.shape;
         let damaged = |what: &str| StateError::Damaged(format!("{what} of another size"));
+        let part = |name: &str| restored.section(&section(member, name));
         let mut memories = Vec::new();
         for (m, layout) in shape.memories.iter().enumerate() {
-            let memory = Paged::<Memory>::restore(restored.section(&format!("memory.{m}"))?)?;
-            let carry = self.model.cell(m).map_or(0, Cell::carry_size);
+            let memory = Paged::<Memory>::restore(part(&format!("memory.{m}"))?)?;
+            let carry = self.model.cell(member, m).map_or(0, Cell::carry_size);
             let entry = 2 * shape.options.key_size();
             if !memory
                 .iter()
@@ -284,7 +319,7 @@ impl Scorer {
             }
             memories.push(memory);
         }
-        let events = Paged::<Pending>::restore(restored.section("pending")?)?;
+        let events = Paged::<Pending>::restore(part("pending")?)?;
         let slots_fit = |event: &Pending| {
             event
                 .slots
@@ -297,12 +332,12 @@ impl Scorer {
         }) {
             return Err(damaged("pending event").into());
         }
-        self.pending = PendingEvents::restore(events, restored.section("newest_us")?.value()?);
-        for (locals, memory) in self.locals.iter_mut().zip(&memories) {
-            *locals = vec![NO_SLOT; memory.len()];
-        }
-        self.memories = memories;
-        Ok(())
+        let locals = memories.iter().map(|memory| vec![NO_SLOT; memory.len()]);
+        Ok(MemberState {
+            pending: PendingEvents::restore(events, part("newest_us")?.value()?),
+            locals: locals.collect(),
+            memories,
+        })
     }
 }
 

@@ -6,22 +6,17 @@ use std::path::Path;
 use sanderling_schemas::{FeatureField, FeatureSchema, Output, Rung};
 
 use crate::architecture::Architecture;
-use crate::attention::{Attention, interleaved};
 use crate::cells::Cell;
 use crate::error::ScoringError;
-use crate::first_stage::FirstStage;
-use crate::front::{Embedding, Front, StandardisedRows};
+use crate::front::{Front, StandardisedRows};
 use crate::inputs::{Group, Model, ModelInputs};
-use crate::kernels::activation;
-use crate::kernels::dense::{Dense, Rows};
+use crate::kernels::dense::Rows;
 use crate::manifest::{Calibration, Manifest, RungCalibrations};
+use crate::network::{Contexts, Network};
 use crate::weights::{Weights, sha256};
 
 const WEIGHTS_FILE: &str = "model.safetensors";
 const MANIFEST_FILE: &str = "manifest.json";
-/// Rows that go through the network together: few enough for their numbers to stay in the cache.
-const CHUNK_ROWS: usize = 60;
-
 /// A model whose weights are fixed. Shared by every scorer, explainer and thread that needs it.
 #[derive(Debug)]
 pub struct ServedModel {
@@ -32,101 +27,9 @@ pub struct ServedModel {
     pub(crate) shape: Architecture,
     pub(crate) front: Front,
     pub(crate) calibrations: RungCalibrations,
-    /// One a memory, where it has a cell: the first entity's LSTM, an endpoint's GRU.
-    cells: Vec<Option<Cell>>,
-    token: Dense,
     /// Mean and deviation of the labels; 0 and 1 for classes.
     label: [f32; 2],
-    body: Body,
-}
-
-/// What makes a score of features and context.
-#[derive(Debug)]
-enum Body {
-    Head(Box<Head>),
-    /// The z-scores to expect, from the first entity's memory.
-    Forecast(Dense),
-}
-
-#[derive(Debug)]
-struct Head {
-    first: FirstStage,
-    linear: Dense,
-    embedding: Embedding,
-    /// One a memory, where attention looks over it.
-    attention: Vec<Option<Attention>>,
-    full: Layers,
-    /// Absent where the full head reads no graph either.
-    no_graph: Option<Layers>,
-}
-
-/// The layers of a head and how many memories it reads.
-#[derive(Debug)]
-struct Layers {
-    memories: usize,
-    dense: [Dense; 3],
-}
-
-impl Layers {
-    fn load(
-        shape: &Architecture,
-        weights: &Weights,
-        (name, memories, hidden): (&str, usize, [usize; 2]),
-    ) -> Result<Self, ScoringError> {
-        let inputs = shape.embedded(shape.inputs.len()) + shape.read_out_size(memories);
-        let layer = |i: usize, outputs, inputs| {
-            Dense::load(weights, &format!("{name}.{i}"), outputs, inputs)
-        };
-        let dense = [
-            Self::first(shape, weights, name, memories, (hidden[0], inputs))?,
-            layer(1, hidden[1], hidden[0])?,
-            layer(2, 1, hidden[1])?,
-        ];
-        Ok(Self { memories, dense })
-    }
-
-    /// The first layer, its inputs in the order in which attention gives what it reads.
-    fn first(
-        shape: &Architecture,
-        weights: &Weights,
-        name: &str,
-        memories: usize,
-        (outputs, inputs): (usize, usize),
-    ) -> Result<Dense, ScoringError> {
-        let options = &shape.options;
-        let mut order: Vec<usize> = (0..inputs).collect();
-        let mut at = shape.embedded(shape.inputs.len());
-        for layout in &shape.memories[..memories] {
-            at += layout.carry.len() + layout.scalars.len();
-            if !layout.attends() {
-                continue;
-            }
-            for (i, from) in order[at..at + options.key_size()].iter_mut().enumerate() {
-                *from = at + interleaved(i, options.heads, options.head_size);
-            }
-            at += options.key_size();
-        }
-        let weight = weights.get(&format!("{name}.0.weight"), &[outputs, inputs])?;
-        let rows = weight.chunks_exact(inputs);
-        let weight: Vec<f32> = rows
-            .flat_map(|row| order.iter().map(|&from| row[from]))
-            .collect();
-        let bias = weights.get(&format!("{name}.0.bias"), &[outputs])?;
-        Ok(Dense::new(&weight, bias, inputs))
-    }
-}
-
-/// The token of the remembered inputs, as a layer over all inputs.
-fn token(shape: &Architecture, weights: &Weights) -> Result<Dense, ScoringError> {
-    let (all, some, size) = (shape.inputs.len(), shape.remembered.len(), shape.token);
-    let weight = weights.get("token.weight", &[size, some])?;
-    let mut wide = vec![0.0; size * all];
-    for (wide, weight) in wide.chunks_exact_mut(all).zip(weight.chunks_exact(some)) {
-        for (&input, &w) in shape.remembered.iter().zip(weight) {
-            wide[input] = w;
-        }
-    }
-    Ok(Dense::new(&wide, weights.get("token.bias", &[size])?, all))
+    networks: Vec<Network>,
 }
 
 /// The schema that a manifest's inputs make.
@@ -209,30 +112,9 @@ impl ServedModel {
         let schema = schema_of(&manifest);
         let shape = Architecture::new(&manifest.sizes, &schema, &manifest.entities)?;
         let front = Front::load(&shape, weights)?;
-        let (all, options) = (shape.inputs.len(), &shape.options);
-        let body = if options.output == Output::Forecast {
-            Body::Forecast(Dense::load(weights, "forecast", all, options.lstm)?)
-        } else {
-            let every: Vec<usize> = (0..all).collect();
-            let mut heads = shape.heads().into_iter();
-            let full = heads.next().expect("a shape has a full head");
-            Body::Head(Box::new(Head {
-                first: FirstStage::load(&shape, &front, weights)?,
-                linear: Dense::load(weights, "linear", 1, 2 * all)?,
-                embedding: Embedding::load(&front, &every, options.embedding, weights, "embed")?,
-                attention: (0..shape.memories.len())
-                    .map(|m| match shape.memories[m].attends() {
-                        true => Attention::load(&shape, m, weights).map(Some),
-                        false => Ok(None),
-                    })
-                    .collect::<Result<_, _>>()?,
-                full: Layers::load(&shape, weights, full)?,
-                no_graph: heads
-                    .next()
-                    .map(|head| Layers::load(&shape, weights, head))
-                    .transpose()?,
-            }))
-        };
+        let networks = (0..shape.options.members)
+            .map(|member| Network::load(&shape, &front, &weights.of_member(member)))
+            .collect::<Result<_, _>>()?;
         let affine = weights.get("calibration", &[4, 2])?;
         let label = weights.get("label", &[2])?;
         let rung = |i: usize| Calibration {
@@ -248,15 +130,8 @@ impl ServedModel {
                 linear: rung(2),
                 rules: rung(3),
             },
-            cells: match options.output {
-                Output::Forecast => vec![Cell::load(&shape, 0, weights)?],
-                _ => (0..shape.memories.len())
-                    .map(|m| Cell::load(&shape, m, weights))
-                    .collect::<Result<_, _>>()?,
-            },
-            token: token(&shape, weights)?,
             label: [label[0], label[1]],
-            body,
+            networks,
             front,
             shape,
             manifest,
@@ -319,9 +194,14 @@ impl ServedModel {
         }
     }
 
-    /// The cell of memory `m`, if it has one.
-    pub(crate) fn cell(&self, m: usize) -> Option<&Cell> {
-        self.cells.get(m)?.as_ref()
+    /// Number of networks.
+    pub(crate) fn members(&self) -> usize {
+        self.networks.len()
+    }
+
+    /// The cell of a network's memory `m`, if it has one.
+    pub(crate) fn cell(&self, member: usize, m: usize) -> Option<&Cell> {
+        self.networks[member].cells.get(m)?.as_ref()
     }
 
     /// A label on the scale of the other inputs.
@@ -329,19 +209,16 @@ impl ServedModel {
         (value - self.label[0]) / self.label[1]
     }
 
-    /// The first stage's output for each row; 0 where there is no first stage.
-    pub(crate) fn first_stage(&self, rows: StandardisedRows<'_>) -> Vec<f32> {
-        match &self.body {
-            Body::Head(head) => head.first.outputs(rows),
-            Body::Forecast(_) => vec![0.0; rows.z.len() / self.shape.inputs.len()],
-        }
+    /// A network's first stage for each row; 0 where there is no first stage.
+    pub(crate) fn first_stage(&self, member: usize, rows: StandardisedRows<'_>) -> Vec<f32> {
+        self.networks[member].first_stage(&self.shape, rows)
     }
 
-    /// The token of each row, rows x token size.
-    pub(crate) fn tokens(&self, rows: StandardisedRows<'_>) -> Vec<f32> {
+    /// A network's token of each row, rows x token size.
+    pub(crate) fn tokens(&self, member: usize, rows: StandardisedRows<'_>) -> Vec<f32> {
         let inputs = self.shape.inputs.len();
         let mut out = vec![0.0; rows.z.len() / inputs * self.shape.token];
-        self.token.forward(
+        self.networks[member].token.forward(
             Rows {
                 values: rows.z,
                 stride: inputs,
@@ -351,11 +228,9 @@ impl ServedModel {
         out
     }
 
-    /// Key and value of each event for memory `m`; `inputs` is rows x key inputs.
-    pub(crate) fn keys(&self, m: usize, inputs: &[f32], out: &mut [f32]) {
-        if let Body::Head(head) = &self.body
-            && let Some(attention) = &head.attention[m]
-        {
+    /// A network's key and value of each event for memory `m`; `inputs` is rows x key inputs.
+    pub(crate) fn keys(&self, member: usize, m: usize, inputs: &[f32], out: &mut [f32]) {
+        if let Some(attention) = self.networks[member].attention(m) {
             let stride = self.shape.key_input_size();
             attention.event.forward(
                 Rows {
@@ -367,147 +242,27 @@ impl ServedModel {
         }
     }
 
-    /// The output of `rung` before calibration, for standardised rows and their contexts.
+    /// The output of `rung` before calibration, for standardised rows and their contexts: the mean
+    /// over the networks.
     pub(crate) fn raw(&self, rows: StandardisedRows<'_>, context: &[f32], rung: Rung) -> Vec<f32> {
-        let inputs = self.shape.inputs.len();
-        let n = rows.z.len() / inputs;
-        let head = match (&self.body, rung) {
-            (_, Rung::Rules) => return vec![0.0; n],
-            (Body::Forecast(_), Rung::Linear) => {
-                let nothing = vec![0.0; inputs];
-                return (0..n).map(|r| distance(rows, r, &nothing)).collect();
+        let mut networks = self.networks.iter().enumerate().map(|(member, network)| {
+            let size = self.shape.member_context();
+            let contexts = Contexts {
+                values: context,
+                stride: self.shape.context_size(),
+                own: member * size..(member + 1) * size,
+            };
+            network.raw(&self.shape, rows, contexts, rung)
+        });
+        let mut sum = networks.next().expect("a model has a network");
+        if self.networks.len() > 1 {
+            for raw in networks {
+                sum.iter_mut().zip(raw).for_each(|(sum, raw)| *sum += raw);
             }
-            (Body::Forecast(expected), _) => {
-                let mut forecast = vec![0.0; n * inputs];
-                let stride = self.shape.context_size();
-                expected.forward(
-                    Rows {
-                        values: context,
-                        stride,
-                    },
-                    &mut forecast,
-                );
-                let forecasts = forecast.chunks_exact(inputs).enumerate();
-                return forecasts
-                    .map(|(r, forecast)| distance(rows, r, forecast))
-                    .collect();
-            }
-            (Body::Head(head), Rung::Linear) => {
-                let mut x = Vec::with_capacity(2 * rows.z.len());
-                let parts = rows
-                    .z
-                    .chunks_exact(inputs)
-                    .zip(rows.missing.chunks_exact(inputs));
-                for (z, missing) in parts {
-                    x.extend_from_slice(z);
-                    x.extend_from_slice(missing);
-                }
-                let mut out = vec![0.0; n];
-                head.linear.forward(
-                    Rows {
-                        values: &x,
-                        stride: 2 * inputs,
-                    },
-                    &mut out,
-                );
-                return out;
-            }
-            (Body::Head(head), Rung::Full | Rung::NoGraph) => head,
-        };
-        let layers = match (&head.no_graph, rung) {
-            (Some(layers), Rung::NoGraph) => layers,
-            _ => &head.full,
-        };
-        self.head(head, layers, rows, context)
-    }
-
-    fn head(
-        &self,
-        head: &Head,
-        layers: &Layers,
-        rows: StandardisedRows<'_>,
-        context: &[f32],
-    ) -> Vec<f32> {
-        let embedded = head.embedding.embedded();
-        let width = embedded + self.shape.read_out_size(layers.memories);
-        let size = self.shape.options.key_size();
-        let mut x = vec![0.0; CHUNK_ROWS * width];
-        let mut query = vec![0.0; CHUNK_ROWS * size];
-        let mut weights = Vec::new();
-        let mut hidden = layers
-            .dense
-            .each_ref()
-            .map(|dense| vec![0.0; CHUNK_ROWS * dense.outputs()]);
-        let context_size = self.shape.context_size();
-        let total = context.len() / context_size;
-        let mut out = Vec::with_capacity(total);
-        for from in (0..total).step_by(CHUNK_ROWS) {
-            let n = CHUNK_ROWS.min(total - from);
-            let context = &context[from * context_size..(from + n) * context_size];
-            let x = &mut x[..n * width];
-            head.embedding
-                .fill(rows.slice(from, n, self.shape.inputs.len()), x, width);
-            let mut at = embedded;
-            for (attention, layout) in head
-                .attention
-                .iter()
-                .zip(&self.shape.memories)
-                .take(layers.memories)
-            {
-                let carried = layout.carry.start..layout.scalars.end;
-                let contexts = context.chunks_exact(context_size);
-                for (x, context) in x.chunks_exact_mut(width).zip(contexts.clone()) {
-                    x[at..at + carried.len()].copy_from_slice(&context[carried.clone()]);
-                }
-                at += carried.len();
-                let Some(attention) = attention else {
-                    continue;
-                };
-                let query = &mut query[..n * size];
-                attention.query.forward(
-                    Rows {
-                        values: x,
-                        stride: width,
-                    },
-                    query,
-                );
-                let reads = x.chunks_exact_mut(width).zip(query.chunks_exact(size));
-                for ((x, query), context) in reads.zip(contexts) {
-                    attention.read(query, context, &mut weights, &mut x[at..at + size]);
-                }
-                at += size;
-            }
-            let [first, second, last] = &mut hidden;
-            let (first, second) = (
-                &mut first[..n * layers.dense[0].outputs()],
-                &mut second[..n * layers.dense[1].outputs()],
-            );
-            layers.dense[0].forward(
-                Rows {
-                    values: x,
-                    stride: width,
-                },
-                first,
-            );
-            activation::gelu(first);
-            layers.dense[1].forward(
-                Rows {
-                    values: first,
-                    stride: layers.dense[0].outputs(),
-                },
-                second,
-            );
-            activation::gelu(second);
-            layers.dense[2].forward(
-                Rows {
-                    values: second,
-                    stride: layers.dense[1].outputs(),
-                },
-                &mut last[..n],
-            );
-            out.extend_from_slice(&last[..n]);
+            let share = 1.0 / self.networks.len() as f32;
+            sum.iter_mut().for_each(|sum| *sum *= share);
         }
-        out
+        sum
     }
 
     /// Calibrated scores of standardised rows.
@@ -522,24 +277,6 @@ impl ServedModel {
             .into_iter()
             .map(|raw| calibration.apply(raw))
             .collect()
-    }
-}
-
-/// Root mean square of z-score minus forecast over the inputs that are there; 0 where none is.
-fn distance(rows: StandardisedRows<'_>, row: usize, forecast: &[f32]) -> f32 {
-    let from = row * forecast.len();
-    let (mut sum, mut present) = (0.0f32, 0.0f32);
-    for (i, expected) in forecast.iter().enumerate() {
-        if rows.missing[from + i] == 0.0 {
-            let gap = rows.z[from + i] - expected;
-            sum += gap * gap;
-            present += 1.0;
-        }
-    }
-    if present == 0.0 {
-        0.0
-    } else {
-        (sum / present).sqrt()
     }
 }
 

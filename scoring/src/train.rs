@@ -1,5 +1,8 @@
 //! Training: chronological, from a recording, by truncated backpropagation with stored carries.
 //!
+//! A class that is rare keeps all its rows in every epoch; of the negatives a share is drawn anew, and
+//! weighs as much as all of them. The focal loss turns down what is already told apart.
+//!
 //! The first stage and the linear map learn first. With the first stage's outputs fixed, the rest
 //! learns by gradient rows: events of the training days whose label is known at the moment of
 //! training. Each row's past is unrolled a few steps; where the steps begin, the carry is what the
@@ -8,6 +11,7 @@
 mod attend;
 mod batch;
 mod carries;
+mod draft;
 mod graph;
 mod history;
 mod loss;
@@ -20,35 +24,29 @@ mod agreement;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use sanderling_schemas::{Output, Rung};
+use sanderling_schemas::Output;
 
 use crate::architecture::Architecture;
-use crate::calibration::{CLASS_ROWS_MIN, platt};
+use crate::calibration::CLASS_ROWS_MIN;
 use crate::error::ScoringError;
 use crate::front::Front;
-use crate::manifest::{
-    Calibration, Manifest, ManifestGroup, ManifestInput, RungCalibrations, TrainingMetrics,
-    TrainingRange,
-};
-use crate::metrics::{auc, average_precision};
 use crate::options::ModelOptions;
 use crate::recording::Recording;
 use crate::scorer::Scorer;
 use crate::served::ServedModel;
-use crate::weights::{Weights, sha256};
+use crate::weights::Weights;
+use draft::Draft;
 use history::History;
 use params::Params;
 use stages::Stages;
 
 /// Rows from which the long settings of [`crate::TrainingOptions`] hold.
 const LONG_ROWS: usize = 300_000;
-/// Share of the training rows, the last ones, that calibration is fitted on.
-const CALIBRATION_SHARE: f64 = 0.2;
-
 /// Which rows of a recording give gradients.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainingPlan {
@@ -102,14 +100,50 @@ pub fn train(
     Ok(Arc::into_inner(model).expect("the scorer has a model of its own"))
 }
 
-/// Rows that give gradients.
+/// Rows that give gradients, ascending.
+#[derive(Clone)]
 pub(crate) struct GradientRows {
     pub(crate) rows: Vec<u32>,
     /// Target of each: 0 or 1, a standardised value, or 0 in a forecast.
     pub(crate) targets: Vec<f32>,
 }
 
+impl GradientRows {
+    fn positive(&self) -> Vec<bool> {
+        self.targets.iter().map(|&y| y > 0.5).collect()
+    }
+
+    fn part(&self, range: Range<usize>) -> Self {
+        Self {
+            rows: self.rows[range.clone()].to_vec(),
+            targets: self.targets[range].to_vec(),
+        }
+    }
+
+    /// Splits off the last `share` of the rows; nothing where either part would have too few rows
+    /// of a class.
+    fn hold_out(&self, output: Output, share: f64) -> Option<(Self, Self)> {
+        let all = self.rows.len();
+        let at = all - (all as f64 * share) as usize;
+        let (early, late) = (self.part(0..at), self.part(at..all));
+        let enough = |part: &Self| match output {
+            Output::LogOdds => {
+                let positives = part.positive().iter().filter(|&&p| p).count();
+                positives >= CLASS_ROWS_MIN && part.rows.len() - positives >= CLASS_ROWS_MIN
+            }
+            Output::Value => part.rows.len() >= 2 * CLASS_ROWS_MIN,
+            Output::Forecast => false,
+        };
+        (enough(&early) && enough(&late)).then_some((early, late))
+    }
+}
+
 /// [`train`], and what was folded for it.
+///
+/// A trial network learns from all but the last rows of the plan. On those it never saw, its epochs
+/// are counted (how many are enough) and the calibration is fitted. Then the model's networks learn
+/// from all rows for as many epochs. With rows in plenty the trial is left out: the networks
+/// themselves never see the last rows.
 pub(crate) fn train_and_fold(
     recording: &Recording,
     options: &ModelOptions,
@@ -133,43 +167,178 @@ pub(crate) fn train_and_fold(
     for target in &mut gradient.targets {
         *target = (*target - label[0]) / label[1];
     }
-    let mut rng = ChaCha8Rng::seed_from_u64(plan.seed);
-    let params = Params::new(shape.tensors(), &mut rng)?;
-    let mut stages = Stages::new(&shape, recording, &front, &history, &gradient, &params, rng);
-    let loss = stages.run(known, progress)?;
-    let mut weights = Weights::default();
-    params.store(&mut weights)?;
-    front.store(&mut weights);
-    weights.insert("label", &[2], label.to_vec());
-    let raw_scale = Calibration {
-        slope: 1.0,
-        intercept: 0.0,
+    let long = gradient.rows.len() > LONG_ROWS;
+    let task = Task {
+        shape: &shape,
+        recording,
+        front: &front,
+        history: &history,
+        label,
+        known,
+        seed: plan.seed,
+        long,
     };
+    let share = options
+        .training
+        .hold_out
+        .unwrap_or(if long { 0.05 } else { 0.15 });
+    let held = gradient.hold_out(options.output, share);
     let draft = Draft {
         recording,
         shape: &shape,
         plan,
         gradient: &gradient,
+        label,
     };
-    let uncalibrated = RungCalibrations {
-        full: raw_scale,
-        no_graph: raw_scale,
-        linear: raw_scale,
-        rules: raw_scale,
+    let runs = match &held {
+        Some(_) if !long => 2,
+        _ => 1,
     };
-    let metrics = TrainingMetrics {
-        loss,
-        ..TrainingMetrics::default()
+    let (mut epochs, of) = (0, task.epochs() * runs);
+    let mut progress = |loss: f64| {
+        epochs += 1;
+        progress(TrainingProgress { epochs, of, loss });
     };
-    let model = Arc::new(draft.finish(&mut weights, uncalibrated, metrics)?);
-    let mut scorer = Scorer::of_recording(model, recording, 1)?;
-    let (calibrations, metrics, folded) = draft.calibrate(&mut scorer, known, label, loss)?;
+    let (mut weights, calibrations, metrics, scorer, folded) = match &held {
+        Some((early, late)) if !long => {
+            let trial = task.network(0, early, Some(late), None, &mut progress)?;
+            let of_one = vec![trial.weights];
+            let one = ModelOptions {
+                members: 1,
+                ..options.clone()
+            };
+            let one = Architecture::new(&one, recording.schema(), recording.entities())?;
+            let of_trial = Draft {
+                shape: &one,
+                ..draft
+            };
+            let mut scorer = of_trial.scorer(&mut task.weights(of_one))?;
+            let (calibrations, metrics, _) = of_trial.calibrate(&mut scorer, late, trial.loss);
+            let (networks, _) =
+                task.networks(&gradient, None, Some(trial.epochs), &mut progress)?;
+            let mut weights = task.weights(networks);
+            let scorer = draft.scorer(&mut weights)?;
+            (weights, calibrations, metrics, scorer, 0)
+        }
+        held => {
+            let (early, late) = match held {
+                Some((early, late)) => (early, Some(late)),
+                None => (&gradient, None),
+            };
+            let (networks, loss) = task.networks(early, late, None, &mut progress)?;
+            let mut weights = task.weights(networks);
+            let mut scorer = draft.scorer(&mut weights)?;
+            let seen = late.unwrap_or(&gradient);
+            let (calibrations, metrics, folded) = draft.calibrate(&mut scorer, seen, loss);
+            (weights, calibrations, metrics, scorer, folded)
+        }
+    };
+    let mut scorer = scorer;
+    scorer.fold_recording(recording, (folded, known.max(folded)), &[], |_, _| {});
     let model = Arc::new(draft.finish(&mut weights, calibrations, metrics)?);
     Ok(Trained {
         model,
         scorer,
-        folded,
+        folded: known.max(folded),
     })
+}
+
+/// What every network of a model learns from.
+struct Task<'a> {
+    shape: &'a Architecture,
+    recording: &'a Recording,
+    front: &'a Front,
+    history: &'a History,
+    /// Mean and deviation of the labels.
+    label: [f32; 2],
+    /// Events before the moment of training.
+    known: usize,
+    seed: u64,
+    long: bool,
+}
+
+/// A network that has learnt.
+struct Network {
+    weights: Weights,
+    /// Epochs of the second stage that its weights had.
+    epochs: usize,
+    /// Mean loss of the last epoch.
+    loss: f64,
+}
+
+impl Task<'_> {
+    /// Epochs of both stages.
+    fn epochs(&self) -> usize {
+        stages::epochs(self.shape, self.long).iter().sum()
+    }
+
+    /// Trains the network `member` on `rows`. With rows `held` out, it stops where they say; else
+    /// after `epochs`, or as many as the options say.
+    fn network(
+        &self,
+        member: u64,
+        rows: &GradientRows,
+        held: Option<&GradientRows>,
+        epochs: Option<usize>,
+        progress: &mut dyn FnMut(f64),
+    ) -> Result<Network, ScoringError> {
+        // Far apart, so that the networks of one seed are not those of the next.
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ (member << 40));
+        let params = Params::new(self.shape.tensors(), &mut rng)?;
+        let mut stages = Stages::new(
+            self.shape,
+            self.recording,
+            self.front,
+            self.history,
+            rows,
+            &params,
+            rng,
+            (self.long, epochs, held),
+        );
+        let (epochs, loss) = stages.run(self.known, progress)?;
+        let mut weights = Weights::default();
+        params.store(&mut weights)?;
+        Ok(Network {
+            weights,
+            epochs,
+            loss,
+        })
+    }
+
+    /// Trains all networks side by side. Gives the first one's loss too.
+    fn networks(
+        &self,
+        rows: &GradientRows,
+        held: Option<&GradientRows>,
+        epochs: Option<usize>,
+        progress: &mut dyn FnMut(f64),
+    ) -> Result<(Vec<Weights>, f64), ScoringError> {
+        let members = self.shape.options.members as u64;
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..members)
+                .map(|member| {
+                    scope.spawn(move || self.network(member, rows, held, epochs, &mut |_| {}))
+                })
+                .collect();
+            let first = self.network(0, rows, held, epochs, progress)?;
+            let mut networks = vec![first.weights];
+            for other in others {
+                networks.push(other.join().expect("training does not panic")?.weights);
+            }
+            Ok((networks, first.loss))
+        })
+    }
+
+    /// All tensors of a model but its calibration.
+    fn weights(&self, networks: Vec<Weights>) -> Weights {
+        let mut weights = Weights::default();
+        for (member, network) in networks.iter().enumerate() {
+            weights.insert_member(member, network);
+        }
+        self.front.store(&mut weights);
+        weights.insert("label", &[2], self.label.to_vec());
+        weights
+    }
 }
 
 /// The rows of the plan, and mean and deviation of their labels (0 and 1 for classes).
@@ -233,201 +402,4 @@ fn gradient_rows(
         GradientRows { rows, targets },
         [mean as f32, deviation as f32],
     ))
-}
-
-/// What a model is written down from.
-struct Draft<'a> {
-    recording: &'a Recording,
-    shape: &'a Architecture,
-    plan: &'a TrainingPlan,
-    gradient: &'a GradientRows,
-}
-
-impl Draft<'_> {
-    /// Folds the first `known` events and fits each rung's calibration on the late rows. Also
-    /// gives the number of events folded.
-    fn calibrate(
-        &self,
-        scorer: &mut Scorer,
-        known: usize,
-        label: [f32; 2],
-        loss: f64,
-    ) -> Result<(RungCalibrations, TrainingMetrics, usize), ScoringError> {
-        let output = self.shape.options.output;
-        let rungs = [Rung::Full, Rung::NoGraph, Rung::Linear];
-        let (first, last) = (
-            self.gradient.rows[0],
-            self.gradient.rows[self.gradient.rows.len() - 1],
-        );
-        let mut raw: Vec<Vec<f32>> = vec![Vec::with_capacity(self.gradient.rows.len()); 3];
-        let mut next = self.gradient.rows.iter().peekable();
-        scorer.fold_recording(self.recording, (0, first as usize), &[], |_, _| {});
-        let end = last as usize + 1;
-        scorer.fold_recording(
-            self.recording,
-            (first as usize, end),
-            &rungs,
-            |event, cells| {
-                if next.next_if(|&&row| row as usize == event).is_some() {
-                    raw.iter_mut()
-                        .zip(cells)
-                        .for_each(|(raw, &cell)| raw.push(cell));
-                }
-            },
-        );
-        let folded = known.max(end);
-        scorer.fold_recording(self.recording, (end, folded), &[], |_, _| {});
-        let mut metrics = TrainingMetrics {
-            loss,
-            ..TrainingMetrics::default()
-        };
-        let constant = |intercept: f64| Calibration {
-            slope: 1.0,
-            intercept,
-        };
-        if output == Output::Forecast {
-            let mean = raw[0].iter().map(|&x| f64::from(x)).sum::<f64>() / raw[0].len() as f64;
-            let (full, rules) = (constant(0.0), constant(mean));
-            return Ok((
-                RungCalibrations {
-                    full,
-                    no_graph: full,
-                    linear: full,
-                    rules,
-                },
-                metrics,
-                folded,
-            ));
-        }
-        if output == Output::Value {
-            let full = Calibration {
-                slope: f64::from(label[1]),
-                intercept: f64::from(label[0]),
-            };
-            let rules = constant(full.intercept);
-            return Ok((
-                RungCalibrations {
-                    full,
-                    no_graph: full,
-                    linear: full,
-                    rules,
-                },
-                metrics,
-                folded,
-            ));
-        }
-        let positive: Vec<bool> = self.gradient.targets.iter().map(|&y| y > 0.5).collect();
-        let late = positive.len() - (positive.len() as f64 * CALIBRATION_SHARE) as usize;
-        let enough = |rows: &[bool]| {
-            let positives = rows.iter().filter(|&&p| p).count();
-            positives >= CLASS_ROWS_MIN && rows.len() - positives >= CLASS_ROWS_MIN
-        };
-        let from = if enough(&positive[late..]) { late } else { 0 };
-        let fit = |raw: &[f32]| platt(&raw[from..], &positive[from..]);
-        let scores: Vec<f64> = raw[0].iter().map(|&x| f64::from(x)).collect();
-        metrics.auc = Some(auc(&scores, &positive));
-        metrics.average_precision = Some(average_precision(&scores, &positive));
-        metrics.calibration_rows = positive.len() - from;
-        let positives = positive.iter().filter(|&&p| p).count() as f64;
-        let base = (positives / (positive.len() as f64 - positives)).ln();
-        let calibrations = RungCalibrations {
-            full: fit(&raw[0]),
-            no_graph: fit(&raw[1]),
-            linear: fit(&raw[2]),
-            rules: constant(base),
-        };
-        Ok((calibrations, metrics, folded))
-    }
-
-    /// Weights, calibrations and figures as a model.
-    fn finish(
-        &self,
-        weights: &mut Weights,
-        calibrations: RungCalibrations,
-        metrics: TrainingMetrics,
-    ) -> Result<ServedModel, ScoringError> {
-        let RungCalibrations {
-            full,
-            no_graph,
-            linear,
-            rules,
-        } = calibrations;
-        let affine: Vec<f32> = [full, no_graph, linear, rules]
-            .iter()
-            .flat_map(|c| [c.slope as f32, c.intercept as f32])
-            .collect();
-        let rounded = |i: usize| Calibration {
-            slope: f64::from(affine[2 * i]),
-            intercept: f64::from(affine[2 * i + 1]),
-        };
-        let calibration = RungCalibrations {
-            full: rounded(0),
-            no_graph: rounded(1),
-            linear: rounded(2),
-            rules: rounded(3),
-        };
-        weights.insert("calibration", &[4, 2], affine);
-        let bytes = weights.to_bytes().map_err(|e| ScoringError::Folder {
-            path: "model.safetensors".to_string(),
-            message: e.to_string(),
-        })?;
-        let schema = self.recording.schema();
-        let inputs = schema
-            .fields
-            .iter()
-            .enumerate()
-            .map(|(i, field)| ManifestInput {
-                name: field.name.clone(),
-                data_type: field.data_type.to_string(),
-                entity: field.entity,
-                from_label: field.from_label,
-                used: self.shape.inputs.contains(&i),
-            });
-        let groups = self
-            .shape
-            .groups(schema)
-            .into_iter()
-            .map(|group| ManifestGroup {
-                name: group.name,
-                features: group
-                    .features
-                    .iter()
-                    .map(|&i| schema.fields[i].name.clone())
-                    .collect(),
-                context: group
-                    .context
-                    .iter()
-                    .map(|range| [range.start, range.end])
-                    .collect(),
-            });
-        let medians = weights.get("front.medians", &[schema.fields.len()])?;
-        let positives = match self.shape.options.output {
-            Output::LogOdds => self.gradient.targets.iter().filter(|&&y| y > 0.5).count(),
-            Output::Value | Output::Forecast => 0,
-        };
-        let manifest = Manifest {
-            features: schema.hash.to_string(),
-            inputs: inputs.collect(),
-            output: self.shape.options.output,
-            sizes: self.shape.options.clone(),
-            entities: self.shape.entities.clone(),
-            calibration,
-            groups: groups.collect(),
-            baseline: medians
-                .iter()
-                .map(|&m| (!m.is_nan()).then_some(m))
-                .collect(),
-            training: TrainingRange {
-                from_us: self.plan.from_us,
-                to_us: self.plan.to_us,
-                rows: self.gradient.rows.len(),
-                positives,
-                seed: self.plan.seed,
-                weights: weights.len(),
-            },
-            metrics,
-            weights_sha256: sha256(&bytes),
-        };
-        ServedModel::new(manifest, weights, bytes)
-    }
 }

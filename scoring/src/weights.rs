@@ -11,6 +11,14 @@ use crate::error::ScoringError;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Weights(BTreeMap<String, (Vec<usize>, Vec<f32>)>);
 
+/// What stands before the names of a network's tensors; nothing for the first.
+fn member_prefix(member: usize) -> String {
+    match member {
+        0 => String::new(),
+        member => format!("member.{member}."),
+    }
+}
+
 impl Weights {
     pub(crate) fn insert(&mut self, name: impl Into<String>, shape: &[usize], values: Vec<f32>) {
         assert_eq!(
@@ -30,6 +38,24 @@ impl Weights {
                 wanted: shape.to_vec(),
                 found: other.map_or_else(Vec::new, |(found, _)| found.clone()),
             }),
+        }
+    }
+
+    /// The tensors of one network of a model, under their own names.
+    pub(crate) fn of_member(&self, member: usize) -> Self {
+        let prefix = member_prefix(member);
+        let tensors = self.0.iter().filter_map(|(name, tensor)| {
+            let own = name.strip_prefix(&prefix)?;
+            Some((own.to_string(), tensor.clone()))
+        });
+        Self(tensors.collect())
+    }
+
+    /// Takes over the tensors of one network.
+    pub(crate) fn insert_member(&mut self, member: usize, weights: &Weights) {
+        let prefix = member_prefix(member);
+        for (name, tensor) in &weights.0 {
+            self.0.insert(format!("{prefix}{name}"), tensor.clone());
         }
     }
 

@@ -64,7 +64,11 @@ pub(crate) fn ln_1p(x: f32) -> f32 {
     let tail = e.mul_add(LN2_LOW, square.mul_add(-0.5, p * (f * square)));
     let ln = e.mul_add(LN2_HIGH, f + tail);
     let rounded = u - 1.0;
-    if rounded == 0.0 { x } else { ln * (x / rounded) }
+    if rounded == 0.0 {
+        x
+    } else {
+        ln * (x / rounded)
+    }
 }
 
 dispatch! {

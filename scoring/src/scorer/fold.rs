@@ -1,12 +1,14 @@
 //! The passes of a fold: which carries move, how far, and what each row sees of memory.
+//!
+//! Each network of a model has a memory of its own and folds for itself; its part of the context
+//! rows is its own too.
 
 use sanderling_schemas::{NO_SLOT, Output};
 
-use super::{Scorer, THREAD_ROWS_MIN};
-use crate::architecture::MemoryLayout;
+use super::{MemberState, Scorer, THREAD_ROWS_MIN};
 use crate::cells::Cell;
 use crate::front::{Standardised, StandardisedRows};
-use crate::memory::{FIRST_STAGE_SCALE, elapsed, elapsed_since, known};
+use crate::memory::{FIRST_STAGE_SCALE, elapsed, elapsed_since, known, since};
 use crate::recording::Steps;
 use crate::served::ServedModel;
 
@@ -27,274 +29,27 @@ impl Scorer {
     pub(super) fn fold(&mut self, steps: &Steps<'_>) -> (Standardised, Vec<f32>) {
         let model = self.model.clone();
         let rows = model.front.standardise(steps.features);
-        let both = self.in_parts(&rows, &[], |model, rows, _| {
-            vec![(model.first_stage(rows), model.tokens(rows))]
-        });
-        let (mut first, mut tokens) = (Vec::new(), Vec::new());
-        for (some_first, some_tokens) in both {
-            first.extend(some_first);
-            tokens.extend(some_tokens);
-        }
         let mut context = vec![0.0; steps.times.len() * model.context_size()];
-        let (mut cells, moved) = self.plan(steps, &first, &tokens, &mut context);
-        for (m, cell_steps) in cells.iter_mut().enumerate() {
-            self.advance(m, cell_steps);
-        }
-        let keys = self.keys(steps, &first, &tokens, &cells[0]);
-        for (m, layout) in model.shape.memories.iter().enumerate() {
-            self.remember(
-                m,
-                layout,
+        for member in 0..model.members() {
+            let both = self.in_parts(&rows, &[], |model, rows, _| {
+                vec![(model.first_stage(member, rows), model.tokens(member, rows))]
+            });
+            let (mut first, mut tokens) = (Vec::new(), Vec::new());
+            for (some_first, some_tokens) in both {
+                first.extend(some_first);
+                tokens.extend(some_tokens);
+            }
+            let pass = Pass {
+                model: &model,
+                member,
+                horizon_us: self.horizon_us,
                 steps,
-                &cells[m],
-                &moved,
-                keys.get(m).filter(|keys| !keys.is_empty()),
-                &mut context,
-            );
+                first: &first,
+                tokens: &tokens,
+            };
+            self.members[member].fold(&pass, &mut context);
         }
         (rows, context)
-    }
-
-    /// Pass 2. Gives the steps of each memory's cell and, for each label, whether it moves each
-    /// endpoint's carry; writes the scalars of the contexts.
-    fn plan(
-        &mut self,
-        steps: &Steps<'_>,
-        first: &[f32],
-        tokens: &[f32],
-        context: &mut [f32],
-    ) -> (Vec<CellSteps>, Vec<Vec<Option<u32>>>) {
-        let model = self.model.clone();
-        let shape = &model.shape;
-        let (memories, token_size, context_size) =
-            (shape.memories.len(), shape.token, shape.context_size());
-        for (m, layout) in shape.memories.iter().enumerate() {
-            let slots = steps.slots[layout.entity]
-                .iter()
-                .filter(|&&slot| slot != NO_SLOT);
-            if let Some(&max) = slots.max() {
-                self.memories[m].grow_to(max as usize + 1);
-            }
-            self.locals[m].resize(self.memories[m].len(), NO_SLOT);
-        }
-        let has_labels = memories > 1 && shape.options.output != Output::Forecast;
-        let mut cells: Vec<CellSteps> = (0..memories).map(|_| CellSteps::default()).collect();
-        let mut moved = vec![vec![None; steps.labels.len()]; memories];
-        let mut labels = steps.labels.iter().enumerate().peekable();
-        for event in 0..=steps.times.len() {
-            while let Some((number, label)) = labels.next_if(|(_, label)| label.before <= event) {
-                if !has_labels {
-                    continue;
-                }
-                self.pending.advance(label.time_us, self.horizon_us);
-                let Self {
-                    memories: states,
-                    pending,
-                    locals,
-                    ..
-                } = self;
-                pending.take(label.of, |of| {
-                    for m in 1..memories {
-                        let slot = of.slots[m - 1];
-                        if slot == NO_SLOT {
-                            continue;
-                        }
-                        let state = states[m].get_mut(slot as usize);
-                        let cell = &mut cells[m];
-                        moved[m][number] = Some(slot);
-                        cell.of.push(local(&mut locals[m], &mut cell.slots, slot));
-                        cell.inputs.extend_from_slice(&of.token);
-                        cell.inputs.extend([
-                            of.first_stage * FIRST_STAGE_SCALE,
-                            model.label_input(label.value),
-                            if state.steps > 0 {
-                                elapsed(label.time_us - state.last_us)
-                            } else {
-                                0.0
-                            },
-                            elapsed(label.time_us - of.time_us),
-                        ]);
-                        state.last_us = if state.steps > 0 {
-                            state.last_us.max(label.time_us)
-                        } else {
-                            label.time_us
-                        };
-                        state.steps += 1;
-                    }
-                });
-            }
-            if event == steps.times.len() {
-                break;
-            }
-            let time_us = steps.times[event];
-            let context = &mut context[event * context_size..][..context_size];
-            let token = &tokens[event * token_size..][..token_size];
-            for (m, layout) in shape.memories.iter().enumerate() {
-                let slot = steps.slots[layout.entity][event];
-                if slot == NO_SLOT {
-                    continue;
-                }
-                let state = self.memories[m].get(slot as usize);
-                let (steps_taken, last_us) = (state.steps, state.last_us);
-                let since = if steps_taken > 0 {
-                    elapsed(time_us - last_us)
-                } else {
-                    0.0
-                };
-                if m > 0 {
-                    context[layout.scalars.clone()].copy_from_slice(&[known(steps_taken), since]);
-                    continue;
-                }
-                let seen = if steps_taken > 0 { 1.0 } else { 0.0 };
-                context[layout.scalars.clone()].copy_from_slice(&[seen, since]);
-                let cell = &mut cells[0];
-                cell.of
-                    .push(local(&mut self.locals[0], &mut cell.slots, slot));
-                cell.inputs.extend_from_slice(token);
-                cell.inputs
-                    .extend([first[event] * FIRST_STAGE_SCALE, since]);
-                let state = self.memories[0].get_mut(slot as usize);
-                state.last_us = if steps_taken > 0 {
-                    last_us.max(time_us)
-                } else {
-                    time_us
-                };
-                state.steps += 1;
-            }
-            if has_labels {
-                self.pending.advance(time_us, self.horizon_us);
-                let slots = shape.memories[1..]
-                    .iter()
-                    .map(|layout| steps.slots[layout.entity][event]);
-                self.pending
-                    .insert(steps.sequences[event], time_us, first[event], slots, token);
-            }
-        }
-        for (m, cell) in cells.iter().enumerate() {
-            for &slot in &cell.slots {
-                self.locals[m][slot as usize] = NO_SLOT;
-            }
-        }
-        (cells, moved)
-    }
-
-    /// Pass 3 for one memory: its carries move on.
-    fn advance(&mut self, m: usize, steps: &mut CellSteps) {
-        let model = &self.model;
-        let Some(cell) = model.cell(m) else {
-            return;
-        };
-        let width = cell.carry_size();
-        let mut carries = vec![0.0; steps.slots.len() * width];
-        for (carry, &slot) in carries.chunks_exact_mut(width).zip(&steps.slots) {
-            let state = self.memories[m].get(slot as usize);
-            if !state.carry.is_empty() {
-                carry.copy_from_slice(&state.carry);
-            }
-        }
-        steps.before.resize(steps.of.len() * width, 0.0);
-        steps.after.resize(steps.of.len() * width, 0.0);
-        cell.advance(
-            &mut carries,
-            &steps.of,
-            &steps.inputs,
-            &mut steps.before,
-            &mut steps.after,
-        );
-    }
-
-    /// Pass 3: key and value of each event for each memory, events x 2 key sizes.
-    fn keys(
-        &self,
-        steps: &Steps<'_>,
-        first: &[f32],
-        tokens: &[f32],
-        own: &CellSteps,
-    ) -> Vec<Vec<f32>> {
-        let shape = &self.model.shape;
-        if shape.options.output == Output::Forecast {
-            return Vec::new();
-        }
-        let (token_size, hidden) = (shape.token, shape.options.lstm);
-        let events = steps.times.len();
-        let mut inputs = Vec::with_capacity(events * shape.key_input_size());
-        let mut step = 0;
-        for event in 0..events {
-            inputs.extend_from_slice(&tokens[event * token_size..][..token_size]);
-            inputs.push(first[event] * FIRST_STAGE_SCALE);
-            if steps.slots[shape.memories[0].entity][event] == NO_SLOT {
-                inputs.resize(inputs.len() + hidden, 0.0);
-            } else {
-                inputs.extend_from_slice(&own.before[step * 2 * hidden..][..hidden]);
-                step += 1;
-            }
-        }
-        (0..shape.memories.len())
-            .map(|m| {
-                if !shape.memories[m].attends() {
-                    return Vec::new();
-                }
-                let mut out = vec![0.0; events * 2 * shape.options.key_size()];
-                self.model.keys(m, &inputs, &mut out);
-                out
-            })
-            .collect()
-    }
-
-    /// Pass 4 for one memory: contexts are copied from it, then events and carries into it.
-    #[allow(clippy::too_many_arguments)]
-    fn remember(
-        &mut self,
-        m: usize,
-        layout: &MemoryLayout,
-        steps: &Steps<'_>,
-        cell: &CellSteps,
-        moved: &[Vec<Option<u32>>],
-        keys: Option<&Vec<f32>>,
-        context: &mut [f32],
-    ) {
-        let context_size = self.model.context_size();
-        let width = self.model.cell(m).map_or(0, Cell::carry_size);
-        let entry_size = 2 * self.model.shape.options.key_size();
-        let mut step = 0;
-        let mut labels = steps.labels.iter().zip(&moved[m]).peekable();
-        for event in 0..=steps.times.len() {
-            while let Some((_, slot)) = labels.next_if(|(label, _)| label.before <= event) {
-                if let Some(slot) = *slot {
-                    let state = self.memories[m].get_mut(slot as usize);
-                    set(&mut state.carry, &cell.after[step * width..][..width]);
-                    step += 1;
-                }
-            }
-            if event == steps.times.len() {
-                break;
-            }
-            let slot = steps.slots[layout.entity][event];
-            if slot == NO_SLOT {
-                continue;
-            }
-            let time_us = steps.times[event];
-            let state = self.memories[m].get_mut(slot as usize);
-            let context = &mut context[event * context_size..][..context_size];
-            if !state.carry.is_empty() {
-                let read = layout.carry.len();
-                context[layout.carry.clone()].copy_from_slice(&state.carry[..read]);
-            }
-            if m == 0 {
-                set(&mut state.carry, &cell.after[step * width..][..width]);
-                step += 1;
-            }
-            let Some(keys) = keys else { continue };
-            context[layout.mask.clone()][..state.times.len()].fill(1.0);
-            let ages = &mut context[layout.ages.clone()][..state.times.len()];
-            elapsed_since(time_us, &state.times, ages);
-            context[layout.ring.clone()][..state.ring.len()].copy_from_slice(&state.ring);
-            state.push(
-                time_us,
-                &keys[event * entry_size..][..entry_size],
-                layout.events(),
-            );
-        }
     }
 
     /// Runs `work` over the rows, in as many parts as there are threads, and joins what it gives.
@@ -336,6 +91,269 @@ impl Scorer {
             }
             out
         })
+    }
+}
+
+/// What a network's fold of a batch reads.
+struct Pass<'a> {
+    model: &'a ServedModel,
+    member: usize,
+    horizon_us: i64,
+    steps: &'a Steps<'a>,
+    /// First stage's output of each event.
+    first: &'a [f32],
+    /// Token of each event.
+    tokens: &'a [f32],
+}
+
+impl Pass<'_> {
+    /// The network's part of an event's context row.
+    fn context<'c>(&self, contexts: &'c mut [f32], event: usize) -> &'c mut [f32] {
+        let size = self.model.shape.member_context();
+        &mut contexts[event * self.model.context_size() + self.member * size..][..size]
+    }
+}
+
+impl MemberState {
+    fn fold(&mut self, pass: &Pass<'_>, context: &mut [f32]) {
+        let (mut cells, moved) = self.plan(pass, context);
+        for (m, cell_steps) in cells.iter_mut().enumerate() {
+            self.advance(pass, m, cell_steps);
+        }
+        let keys = Self::keys(pass, &cells[0]);
+        for (m, cell) in cells.iter().enumerate() {
+            let keys = keys.get(m).filter(|keys| !keys.is_empty());
+            self.remember(pass, m, cell, &moved, keys, context);
+        }
+    }
+
+    /// Pass 2. Gives the steps of each memory's cell and, for each label, whether it moves each
+    /// endpoint's carry; writes the scalars of the contexts.
+    fn plan(
+        &mut self,
+        pass: &Pass<'_>,
+        context: &mut [f32],
+    ) -> (Vec<CellSteps>, Vec<Vec<Option<u32>>>) {
+        let (model, steps, horizon_us) = (pass.model, pass.steps, pass.horizon_us);
+        let (first, tokens) = (pass.first, pass.tokens);
+        let shape = &model.shape;
+        let (memories, token_size) = (shape.memories.len(), shape.token);
+        for (m, layout) in shape.memories.iter().enumerate() {
+            let slots = steps.slots[layout.entity]
+                .iter()
+                .filter(|&&slot| slot != NO_SLOT);
+            if let Some(&max) = slots.max() {
+                self.memories[m].grow_to(max as usize + 1);
+            }
+            self.locals[m].resize(self.memories[m].len(), NO_SLOT);
+        }
+        let has_labels = memories > 1 && shape.options.output != Output::Forecast;
+        let mut cells: Vec<CellSteps> = (0..memories).map(|_| CellSteps::default()).collect();
+        let mut moved = vec![vec![None; steps.labels.len()]; memories];
+        let mut labels = steps.labels.iter().enumerate().peekable();
+        for event in 0..=steps.times.len() {
+            while let Some((number, label)) = labels.next_if(|(_, label)| label.before <= event) {
+                if !has_labels {
+                    continue;
+                }
+                self.pending.advance(label.time_us, horizon_us);
+                let Self {
+                    memories: states,
+                    pending,
+                    locals,
+                    ..
+                } = self;
+                pending.take(label.of, |of| {
+                    for m in 1..memories {
+                        let slot = of.slots[m - 1];
+                        if slot == NO_SLOT {
+                            continue;
+                        }
+                        let state = states[m].get_mut(slot as usize);
+                        let cell = &mut cells[m];
+                        moved[m][number] = Some(slot);
+                        cell.of.push(local(&mut locals[m], &mut cell.slots, slot));
+                        let before = (state.steps > 0).then(|| label.time_us - state.last_us);
+                        let [seen, log, days] = since(before);
+                        cell.inputs.extend_from_slice(&of.token);
+                        let extras = [
+                            of.first_stage * FIRST_STAGE_SCALE,
+                            model.label_input(label.value),
+                            log,
+                            elapsed(label.time_us - of.time_us),
+                            seen,
+                            days,
+                        ];
+                        cell.inputs
+                            .extend_from_slice(&extras[..shape.label_extras()]);
+                        state.last_us = if state.steps > 0 {
+                            state.last_us.max(label.time_us)
+                        } else {
+                            label.time_us
+                        };
+                        state.steps += 1;
+                    }
+                });
+            }
+            if event == steps.times.len() {
+                break;
+            }
+            let time_us = steps.times[event];
+            let context = pass.context(context, event);
+            let token = &tokens[event * token_size..][..token_size];
+            for (m, layout) in shape.memories.iter().enumerate() {
+                let slot = steps.slots[layout.entity][event];
+                if slot == NO_SLOT {
+                    continue;
+                }
+                let state = self.memories[m].get(slot as usize);
+                let (steps_taken, last_us) = (state.steps, state.last_us);
+                let [seen, log, days] = since((steps_taken > 0).then(|| time_us - last_us));
+                let count = if m > 0 { known(steps_taken) } else { seen };
+                let scalars = &[count, log, days][..shape.scalars()];
+                context[layout.scalars.clone()].copy_from_slice(scalars);
+                if m > 0 {
+                    continue;
+                }
+                let cell = &mut cells[0];
+                cell.of
+                    .push(local(&mut self.locals[0], &mut cell.slots, slot));
+                cell.inputs.extend_from_slice(token);
+                cell.inputs.extend([first[event] * FIRST_STAGE_SCALE, log]);
+                let state = self.memories[0].get_mut(slot as usize);
+                state.last_us = if steps_taken > 0 {
+                    last_us.max(time_us)
+                } else {
+                    time_us
+                };
+                state.steps += 1;
+            }
+            if has_labels {
+                self.pending.advance(time_us, horizon_us);
+                let slots = shape.memories[1..]
+                    .iter()
+                    .map(|layout| steps.slots[layout.entity][event]);
+                self.pending
+                    .insert(steps.sequences[event], time_us, first[event], slots, token);
+            }
+        }
+        for (m, cell) in cells.iter().enumerate() {
+            for &slot in &cell.slots {
+                self.locals[m][slot as usize] = NO_SLOT;
+            }
+        }
+        (cells, moved)
+    }
+
+    /// Pass 3 for one memory: its carries move on.
+    fn advance(&self, pass: &Pass<'_>, m: usize, steps: &mut CellSteps) {
+        let Some(cell) = pass.model.cell(pass.member, m) else {
+            return;
+        };
+        let width = cell.carry_size();
+        let mut carries = vec![0.0; steps.slots.len() * width];
+        for (carry, &slot) in carries.chunks_exact_mut(width).zip(&steps.slots) {
+            let state = self.memories[m].get(slot as usize);
+            if !state.carry.is_empty() {
+                carry.copy_from_slice(&state.carry);
+            }
+        }
+        steps.before.resize(steps.of.len() * width, 0.0);
+        steps.after.resize(steps.of.len() * width, 0.0);
+        cell.advance(
+            &mut carries,
+            &steps.of,
+            &steps.inputs,
+            &mut steps.before,
+            &mut steps.after,
+        );
+    }
+
+    /// Pass 3: key and value of each event for each memory, events x 2 key sizes.
+    fn keys(pass: &Pass<'_>, own: &CellSteps) -> Vec<Vec<f32>> {
+        let (steps, first, tokens) = (pass.steps, pass.first, pass.tokens);
+        let shape = &pass.model.shape;
+        if shape.options.output == Output::Forecast {
+            return Vec::new();
+        }
+        let (token_size, hidden) = (shape.token, shape.options.lstm);
+        let events = steps.times.len();
+        let mut inputs = Vec::with_capacity(events * shape.key_input_size());
+        let mut step = 0;
+        for event in 0..events {
+            inputs.extend_from_slice(&tokens[event * token_size..][..token_size]);
+            inputs.push(first[event] * FIRST_STAGE_SCALE);
+            if steps.slots[shape.memories[0].entity][event] == NO_SLOT {
+                inputs.resize(inputs.len() + hidden, 0.0);
+            } else {
+                inputs.extend_from_slice(&own.before[step * 2 * hidden..][..hidden]);
+                step += 1;
+            }
+        }
+        (0..shape.memories.len())
+            .map(|m| {
+                if !shape.memories[m].attends() {
+                    return Vec::new();
+                }
+                let mut out = vec![0.0; events * 2 * shape.options.key_size()];
+                pass.model.keys(pass.member, m, &inputs, &mut out);
+                out
+            })
+            .collect()
+    }
+
+    /// Pass 4 for one memory: contexts are copied from it, then events and carries into it.
+    fn remember(
+        &mut self,
+        pass: &Pass<'_>,
+        m: usize,
+        cell: &CellSteps,
+        moved: &[Vec<Option<u32>>],
+        keys: Option<&Vec<f32>>,
+        context: &mut [f32],
+    ) {
+        let (steps, layout) = (pass.steps, &pass.model.shape.memories[m]);
+        let width = pass.model.cell(pass.member, m).map_or(0, Cell::carry_size);
+        let entry_size = 2 * pass.model.shape.options.key_size();
+        let mut step = 0;
+        let mut labels = steps.labels.iter().zip(&moved[m]).peekable();
+        for event in 0..=steps.times.len() {
+            while let Some((_, slot)) = labels.next_if(|(label, _)| label.before <= event) {
+                if let Some(slot) = *slot {
+                    let state = self.memories[m].get_mut(slot as usize);
+                    set(&mut state.carry, &cell.after[step * width..][..width]);
+                    step += 1;
+                }
+            }
+            if event == steps.times.len() {
+                break;
+            }
+            let slot = steps.slots[layout.entity][event];
+            if slot == NO_SLOT {
+                continue;
+            }
+            let time_us = steps.times[event];
+            let state = self.memories[m].get_mut(slot as usize);
+            let context = pass.context(context, event);
+            if !state.carry.is_empty() {
+                let read = layout.carry.len();
+                context[layout.carry.clone()].copy_from_slice(&state.carry[..read]);
+            }
+            if m == 0 {
+                set(&mut state.carry, &cell.after[step * width..][..width]);
+                step += 1;
+            }
+            let Some(keys) = keys else { continue };
+            context[layout.mask.clone()][..state.times.len()].fill(1.0);
+            let ages = &mut context[layout.ages.clone()][..state.times.len()];
+            elapsed_since(time_us, &state.times, ages);
+            context[layout.ring.clone()][..state.ring.len()].copy_from_slice(&state.ring);
+            state.push(
+                time_us,
+                &keys[event * entry_size..][..entry_size],
+                layout.events(),
+            );
+        }
     }
 }
 

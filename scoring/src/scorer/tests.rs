@@ -74,9 +74,45 @@ fn batches_threads_and_rungs_change_nothing() {
 }
 
 #[test]
+fn members_are_averaged_and_remember_for_themselves() {
+    let stream = payments(700, 5);
+    let recording = stream.recording();
+    let two = ModelOptions {
+        members: 2,
+        ..small(1)
+    };
+    let one = Arc::new(model(&recording, &small(1), 0.7));
+    let two = Arc::new(model(&recording, &two, 0.7));
+    assert_eq!(two.context_size(), 2 * one.context_size());
+    let groups = two.groups();
+    assert_eq!(groups[1].context.len(), 2 * one.groups()[1].context.len());
+    // The first network of a seed is the same in both.
+    let mut one = scorer(&stream, &one, 1);
+    let mut two = scorer(&stream, &two, 1);
+    let all = stream.batch(0, stream.len());
+    let (one, two) = (
+        one.score(&all, Rung::Full).unwrap(),
+        two.score(&all, Rung::Full).unwrap(),
+    );
+    let sizes = (
+        one.inputs.context.len() / one.inputs.rows,
+        two.inputs.context.len() / two.inputs.rows,
+    );
+    for (row, context) in two.inputs.context.chunks_exact(sizes.1).enumerate() {
+        let own = &one.inputs.context[row * sizes.0..][..sizes.0];
+        assert_eq!(&context[..sizes.0], own, "row {row}");
+    }
+    assert_ne!(one.batch.scores, two.batch.scores, "the second has a say");
+}
+
+#[test]
 fn a_restored_fold_goes_on() {
     let stream = payments(900, 2);
-    let model = Arc::new(model(&stream.recording(), &small(1), 0.7));
+    let options = ModelOptions {
+        members: 2,
+        ..small(1)
+    };
+    let model = Arc::new(model(&stream.recording(), &options, 0.7));
     let mut unbroken = scorer(&stream, &model, 1);
     let half = stream.len() / 2;
     fold(&mut unbroken, &stream, (0, half), || (50, Rung::Full));

@@ -26,6 +26,7 @@ fn serving_agrees_with_the_graph_of_every_ablation() {
     assert_serving_agrees(250, |o| o.lstm = 0);
     assert_serving_agrees(250, |o| o.gru = 0);
     assert_serving_agrees(250, |o| o.endpoint_events = 0);
+    assert_serving_agrees(250, |o| o.days = true);
     assert_serving_agrees(250, |o| {
         (o.own_events, o.lstm, o.endpoint_events) = (0, 0, 0);
     });
@@ -61,7 +62,14 @@ fn assert_serving_agrees(events: usize, change: impl Fn(&mut ModelOptions)) {
     front.store(&mut weights);
     weights.insert("label", &[2], label.to_vec());
     let inputs = Stages::new(
-        &shape, &recording, &front, &history, &gradient, &params, rng,
+        &shape,
+        &recording,
+        &front,
+        &history,
+        &gradient,
+        &params,
+        rng,
+        (false, None, None),
     )
     .inputs(recording.len())
     .unwrap();
@@ -92,36 +100,25 @@ fn assert_serving_agrees(events: usize, change: impl Fn(&mut ModelOptions)) {
     let expected: Vec<Vec<f32>> = expected.iter().map(flat).collect();
     let expected_first = flat(&graph.first_stage(&first).unwrap());
 
-    let identity = Calibration {
-        slope: 1.0,
-        intercept: 0.0,
-    };
-    let identities = RungCalibrations {
-        full: identity,
-        no_graph: identity,
-        linear: identity,
-        rules: identity,
-    };
     let draft = Draft {
         recording: &recording,
         shape: &shape,
         plan: &plan,
         gradient: &gradient,
+        label,
     };
-    let model = draft
-        .finish(&mut weights, identities, TrainingMetrics::default())
-        .unwrap();
+    let mut scorer = draft.scorer(&mut weights).unwrap();
+    let model = scorer.model().clone();
     let features: Vec<f32> = (0..recording.len())
         .flat_map(|event| recording.features(event).to_vec())
         .collect();
-    let found_first = model.first_stage(model.front.standardise(&features).all());
+    let found_first = model.first_stage(0, model.front.standardise(&features).all());
     for (event, (found, wanted)) in found_first.iter().zip(&expected_first).enumerate() {
         assert!(
             (found - wanted).abs() < 1e-5,
             "first stage, event {event}: {found} {wanted}"
         );
     }
-    let mut scorer = Scorer::of_recording(Arc::new(model), &recording, 1).unwrap();
     let rungs = [Rung::Full, Rung::NoGraph, Rung::Linear];
     let mut differ = false;
     scorer.fold_recording(&recording, (0, recording.len()), &rungs, |event, found| {

@@ -5,7 +5,7 @@ use sanderling_schemas::{NO_SLOT, Output};
 
 use super::carries::{Carries, Inputs};
 use super::history::{History, NONE, unroll};
-use crate::architecture::Architecture;
+use crate::architecture::{Architecture, EVENT_EXTRAS};
 use crate::error::ScoringError;
 use crate::front::{Front, Standardised};
 use crate::memory::elapsed;
@@ -43,12 +43,18 @@ pub(crate) struct Ring {
     pub(crate) mask: Vec<f32>,
 }
 
-/// One memory of some rows.
-pub(crate) struct Past {
+/// A carry of some rows, and the steps that it takes from there.
+pub(crate) struct Chain {
     /// rows x carry, where the unrolled steps begin.
     pub(crate) carry: Vec<f32>,
     pub(crate) steps: Steps,
-    /// rows x 2.
+}
+
+/// One memory of some rows.
+pub(crate) struct Past {
+    /// Absent without a cell.
+    pub(crate) chain: Option<Chain>,
+    /// rows x scalars.
     pub(crate) scalars: Tensor,
     /// Absent in a forecast, and where attention does not look.
     pub(crate) ring: Option<Ring>,
@@ -109,6 +115,22 @@ impl Source<'_> {
 
     /// The own entity's past of `rows`.
     pub(crate) fn own(&self, rows: &[u32]) -> Result<Past, ScoringError> {
+        let size = self.shape.scalars();
+        let scalars = rows
+            .iter()
+            .flat_map(|&row| self.history.own[row as usize].into_iter().take(size))
+            .collect();
+        Ok(Past {
+            chain: match self.shape.memories[0].has_cell() {
+                true => Some(self.own_chain(rows)?),
+                false => None,
+            },
+            scalars: tensor(scalars, &[rows.len(), size])?,
+            ring: self.ring(0, rows)?,
+        })
+    }
+
+    fn own_chain(&self, rows: &[u32]) -> Result<Chain, ScoringError> {
         let (n, hidden) = (rows.len(), self.shape.options.lstm);
         let count = self.shape.options.training.own_steps;
         let previous = &self.history.previous[0];
@@ -129,25 +151,33 @@ impl Source<'_> {
                 carry.copy_from_slice(known);
             }
         }
-        let steps = self.steps(&chain, count, 2, |event, extras| {
+        let steps = self.steps(&chain, count, EVENT_EXTRAS, |event, extras| {
             extras[0] = self.inputs.first_stage[self.place(event)?];
             extras[1] = self.history.own[event as usize][1];
             Some(event)
         })?;
-        let scalars = rows
-            .iter()
-            .flat_map(|&row| self.history.own[row as usize])
-            .collect();
-        Ok(Past {
-            carry,
-            steps,
-            scalars: tensor(scalars, &[n, 2])?,
-            ring: self.ring(0, rows)?,
-        })
+        Ok(Chain { carry, steps })
     }
 
     /// The past of `rows` at the endpoint of memory `m`.
     pub(crate) fn endpoint(&self, m: usize, rows: &[u32]) -> Result<Past, ScoringError> {
+        let size = self.shape.scalars();
+        let all = &self.history.endpoints[m - 1].scalars;
+        let scalars = rows
+            .iter()
+            .flat_map(|&row| all[row as usize].into_iter().take(size))
+            .collect();
+        Ok(Past {
+            chain: match self.shape.memories[m].has_cell() {
+                true => Some(self.endpoint_chain(m, rows)?),
+                false => None,
+            },
+            scalars: tensor(scalars, &[rows.len(), size])?,
+            ring: self.ring(m, rows)?,
+        })
+    }
+
+    fn endpoint_chain(&self, m: usize, rows: &[u32]) -> Result<Chain, ScoringError> {
         let (n, hidden) = (rows.len(), self.shape.options.gru);
         let count = self.shape.options.training.endpoint_steps;
         let endpoint = &self.history.endpoints[m - 1];
@@ -177,24 +207,16 @@ impl Source<'_> {
                 carry.copy_from_slice(known);
             }
         }
-        let steps = self.steps(&chain, count, 4, |number, extras| {
+        let width = self.shape.label_extras();
+        let steps = self.steps(&chain, count, width, |number, extras| {
             let label = self.history.labels[number as usize];
             extras[0] = self.inputs.first_stage[self.place(label.of)?];
             extras[1] = label.value;
-            extras[2] = endpoint.since[number as usize];
-            extras[3] = label.age;
+            let [seen, log, days] = endpoint.since[number as usize];
+            extras[2..].copy_from_slice(&[log, label.age, seen, days][..width - 2]);
             Some(label.of)
         })?;
-        let scalars = rows
-            .iter()
-            .flat_map(|&row| endpoint.scalars[row as usize])
-            .collect();
-        Ok(Past {
-            carry,
-            steps,
-            scalars: tensor(scalars, &[n, 2])?,
-            ring: self.ring(m, rows)?,
-        })
+        Ok(Chain { carry, steps })
     }
 
     /// The steps of `chain` (rows x `count` links): `fill` writes what stands beside a link's token

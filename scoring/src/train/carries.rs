@@ -111,9 +111,11 @@ impl Carries {
                         continue;
                     }
                     let event = (label.of - first) as usize;
-                    let since = endpoint.since[first_label + number];
-                    let extras = [inputs.first_stage[event], label.value, since, label.age];
-                    steps.add(number, slot, &tokens[event * size..][..size], &extras);
+                    let [seen, log, days] = endpoint.since[first_label + number];
+                    let first_stage = inputs.first_stage[event];
+                    let extras = [first_stage, label.value, log, label.age, seen, days];
+                    let extras = &extras[..shape.label_extras()];
+                    steps.add(number, slot, &tokens[event * size..][..size], extras);
                 }
                 steps.advance(Some(&cell), &mut state, &mut before);
             }

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::attend::Attend;
-use super::batch::{Past, Present, Ring};
+use super::batch::{Chain, Past, Present, Ring};
 use super::params::Params;
 use super::recurrence::{Kind, Unrolled};
 use crate::architecture::Architecture;
@@ -84,8 +84,8 @@ impl Graph<'_> {
         let mut read_outs = Vec::new();
         for (m, past) in pasts.iter().enumerate() {
             let mut parts = Vec::new();
-            if self.shape.memories[m].has_cell() {
-                parts.push(self.carry(m, past)?);
+            if let Some(chain) = &past.chain {
+                parts.push(self.carry(m, chain)?);
             }
             parts.push(past.scalars.clone());
             if let Some(ring) = &past.ring {
@@ -111,48 +111,53 @@ impl Graph<'_> {
 
     /// The z-scores to expect, rows x inputs.
     pub(crate) fn forecast(&self, past: &Past) -> Result<Tensor, ScoringError> {
-        self.dense(&self.carry(0, past)?, "forecast")
+        let chain = past.chain.as_ref().expect("a forecast has a cell");
+        self.dense(&self.carry(0, chain)?, "forecast")
     }
 
     /// What is read of the carry of memory `m` after its unrolled steps.
-    fn carry(&self, m: usize, past: &Past) -> Result<Tensor, ScoringError> {
+    fn carry(&self, m: usize, chain: &Chain) -> Result<Tensor, ScoringError> {
         if m == 0 {
-            self.lstm(past)
+            self.lstm(chain)
         } else {
-            self.gru(m, past)
+            self.gru(m, chain)
         }
     }
 
-    fn lstm(&self, past: &Past) -> Result<Tensor, ScoringError> {
+    fn lstm(&self, chain: &Chain) -> Result<Tensor, ScoringError> {
         let bias = self.params.get("memory.0.bias");
-        self.unroll(0, Kind::Lstm, past, bias, &bias.zeros_like()?)
+        self.unroll(0, Kind::Lstm, chain, bias, &bias.zeros_like()?)
     }
 
-    fn gru(&self, m: usize, past: &Past) -> Result<Tensor, ScoringError> {
+    fn gru(&self, m: usize, chain: &Chain) -> Result<Tensor, ScoringError> {
         let bias = |part: &str| self.params.get(&format!("memory.{m}.{part}"));
-        self.unroll(m, Kind::Gru, past, bias("bias_input"), bias("bias_hidden"))
+        self.unroll(m, Kind::Gru, chain, bias("bias_input"), bias("bias_hidden"))
     }
 
     fn unroll(
         &self,
         m: usize,
         kind: Kind,
-        past: &Past,
+        chain: &Chain,
         bias_input: &Tensor,
         bias_hidden: &Tensor,
     ) -> Result<Tensor, ScoringError> {
         let hidden = self.params.get(&format!("memory.{m}.hidden"));
         let x = Tensor::cat(
-            &[&self.dense(&past.steps.z, "token")?, &past.steps.extras],
+            &[&self.dense(&chain.steps.z, "token")?, &chain.steps.extras],
             1,
         )?;
         let gates =
             times(&x, self.params.get(&format!("memory.{m}.input")))?.broadcast_add(bias_input)?;
+        let width = match kind {
+            Kind::Lstm => 2 * hidden.dim(1)?,
+            Kind::Gru => hidden.dim(1)?,
+        };
         let unrolled = Unrolled {
             kind,
-            carry: past.carry.clone(),
-            mask: past.steps.mask.clone(),
-            rows: past.scalars.dim(0)?,
+            carry: chain.carry.clone(),
+            mask: chain.steps.mask.clone(),
+            rows: chain.carry.len() / width,
             hidden: hidden.dim(1)?,
         };
         Ok(gates.apply_op3(hidden, bias_hidden, unrolled)?)

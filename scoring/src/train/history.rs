@@ -2,7 +2,7 @@
 
 use sanderling_schemas::NO_SLOT;
 
-use crate::memory::{elapsed, known};
+use crate::memory::{elapsed, known, since};
 use crate::recording::Recording;
 
 /// No event, no label.
@@ -13,7 +13,7 @@ pub(crate) struct History {
     /// For each memory, the previous event of each event's slot.
     pub(crate) previous: Vec<Vec<u32>>,
     /// For each event, whether its own entity was seen and how long ago.
-    pub(crate) own: Vec<[f32; 2]>,
+    pub(crate) own: Vec<[f32; 3]>,
     /// One for each endpoint, from memory 1 on.
     pub(crate) endpoints: Vec<EndpointHistory>,
     /// Labels that move carries: the first of each event, in fold order.
@@ -36,13 +36,13 @@ pub(crate) struct EndpointHistory {
     /// The newest label that was known at each event's slot before the event.
     pub(crate) newest: Vec<u32>,
     /// For each event, how many labels are known and since when.
-    pub(crate) scalars: Vec<[f32; 2]>,
+    pub(crate) scalars: Vec<[f32; 3]>,
     /// The label known at the slot before each label; [`NONE`] too where the event has no slot.
     pub(crate) previous: Vec<u32>,
     /// Slot of each label.
     pub(crate) slot: Vec<u32>,
-    /// Time since the previous one.
-    pub(crate) since: Vec<f32>,
+    /// Whether there was a previous one, and the time since.
+    pub(crate) since: Vec<[f32; 3]>,
 }
 
 impl History {
@@ -81,10 +81,10 @@ impl History {
         let own = own
             .map(|(&slot, &time)| {
                 if slot == NO_SLOT {
-                    return [0.0, 0.0];
+                    return since(None);
                 }
                 let last = &mut last[slot as usize];
-                let row = last.map_or([0.0, 0.0], |last| [1.0, elapsed(time - last)]);
+                let row = since(last.map(|last| time - last));
                 *last = Some(last.map_or(time, |last| last.max(time)));
                 row
             })
@@ -120,14 +120,12 @@ impl EndpointHistory {
                 history.slot.push(slot);
                 if slot == NO_SLOT {
                     history.previous.push(NONE);
-                    history.since.push(0.0);
+                    history.since.push(since(None));
                 } else {
                     let (newest, known, last) = &mut state[slot as usize];
-                    history.since.push(if *known > 0 {
-                        elapsed(time - *last)
-                    } else {
-                        0.0
-                    });
+                    history
+                        .since
+                        .push(since((*known > 0).then(|| time - *last)));
                     *last = if *known > 0 { time.max(*last) } else { time };
                     *known += 1;
                     history
@@ -141,17 +139,13 @@ impl EndpointHistory {
             }
             if slots[event] == NO_SLOT {
                 history.newest.push(NONE);
-                history.scalars.push([0.0, 0.0]);
+                history.scalars.push([0.0; 3]);
                 continue;
             }
             let (newest, labels, last) = state[slots[event] as usize];
             history.newest.push(newest);
-            let since = if labels > 0 {
-                elapsed(recording.times_us()[event] - last)
-            } else {
-                0.0
-            };
-            history.scalars.push([known(labels), since]);
+            let [_, log, days] = since((labels > 0).then(|| recording.times_us()[event] - last));
+            history.scalars.push([known(labels), log, days]);
         }
         history
     }

@@ -56,10 +56,34 @@ impl Params {
         self.vars[*place.expect("the graph asks for the architecture's tensors alone")].as_tensor()
     }
 
+    /// The first tensor with a number that is not finite, or else the one with the largest.
+    pub(crate) fn most_extreme(&self) -> Result<&str, ScoringError> {
+        let mut worst = ("", f32::NEG_INFINITY);
+        for (spec, var) in self.specs.iter().zip(&self.vars) {
+            let values: Vec<f32> = var.flatten_all()?.to_vec1()?;
+            if values.iter().any(|x| !x.is_finite()) {
+                return Ok(&spec.name);
+            }
+            let largest = values.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+            if largest > worst.1 {
+                worst = (&spec.name, largest);
+            }
+        }
+        Ok(worst.0)
+    }
+
     /// Copies all tensors to `weights`.
     pub(crate) fn store(&self, weights: &mut Weights) -> Result<(), ScoringError> {
         for (spec, var) in self.specs.iter().zip(&self.vars) {
             weights.insert(&*spec.name, &spec.shape, var.flatten_all()?.to_vec1()?);
+        }
+        Ok(())
+    }
+
+    /// Puts values back, one list a tensor that has one.
+    pub(crate) fn restore(&self, values: &[(usize, Vec<f32>)]) -> Result<(), ScoringError> {
+        for (place, values) in values {
+            self.set(*place, values)?;
         }
         Ok(())
     }
@@ -203,16 +227,23 @@ impl Optimiser {
         Ok(value)
     }
 
-    /// Leaves the moving average in the tensors.
-    pub(crate) fn finish(self, params: &Params) -> Result<(), ScoringError> {
+    /// Leaves the moving average in the tensors, and gives it back too.
+    pub(crate) fn average(&self, params: &Params) -> Result<Vec<(usize, Vec<f32>)>, ScoringError> {
         let weight = 1.0 - self.options.average.powi(self.step as i32);
+        let averages = self.moments.iter().map(|moments| {
+            let values = moments.average.iter();
+            let values = values.map(|&x| (f64::from(x) / weight) as f32).collect();
+            (moments.place, values)
+        });
+        let averages: Vec<_> = averages.collect();
+        params.restore(&averages)?;
+        Ok(averages)
+    }
+
+    /// Puts the tensors where the last step left them.
+    pub(crate) fn go_on(&self, params: &Params) -> Result<(), ScoringError> {
         for moments in &self.moments {
-            let values: Vec<f32> = moments
-                .average
-                .iter()
-                .map(|&x| (f64::from(x) / weight) as f32)
-                .collect();
-            params.set(moments.place, &values)?;
+            params.set(moments.place, &moments.values)?;
         }
         Ok(())
     }

@@ -6,13 +6,13 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use sanderling_schemas::Output;
 
+use super::GradientRows;
 use super::batch::{Source, present};
 use super::carries::{Carries, Inputs, scaled};
 use super::graph::Graph;
 use super::history::History;
 use super::loss::{forecast_loss, loss};
 use super::params::{Optimiser, Params};
-use super::{GradientRows, LONG_ROWS, TrainingProgress};
 use crate::architecture::Architecture;
 use crate::error::ScoringError;
 use crate::first_stage::FirstStage;
@@ -33,15 +33,53 @@ pub(crate) struct Stages<'a> {
     gradient: &'a GradientRows,
     params: &'a Params,
     rng: ChaCha8Rng,
+    held: Option<&'a GradientRows>,
+    first_epochs: usize,
     epochs: usize,
     batch: usize,
     negatives: f64,
+}
+
+/// Epochs of the first and of the second stage.
+pub(super) fn epochs(shape: &Architecture, long: bool) -> [usize; 2] {
+    let options = &shape.options.training;
+    let epochs = options.epochs.unwrap_or(if long { 10 } else { 16 });
+    match shape.options.output {
+        Output::Forecast => [0, epochs],
+        _ => [epochs.div_ceil(2), epochs],
+    }
+}
+
+/// Which epoch to keep, counted from 1, given the losses of the held-out rows after each: the last
+/// that cannot be told from the best, its mean no more than one standard error of the difference
+/// above. A noisy dip stops nothing.
+fn enough(losses: &[Vec<f64>]) -> usize {
+    let mean = |row: &[f64]| row.iter().sum::<f64>() / row.len() as f64;
+    let means: Vec<f64> = losses.iter().map(|row| mean(row)).collect();
+    let Some(best) = (0..means.len()).min_by(|&a, &b| means[a].total_cmp(&means[b])) else {
+        return 0;
+    };
+    let close = |epoch: &usize| {
+        let gaps: Vec<f64> = losses[*epoch]
+            .iter()
+            .zip(&losses[best])
+            .map(|(later, best)| later - best)
+            .collect();
+        let gap = mean(&gaps);
+        let n = gaps.len() as f64;
+        let variance = gaps.iter().map(|x| (x - gap).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
+        gap <= (variance / n).sqrt()
+    };
+    (best..means.len()).rev().find(close).unwrap_or(best) + 1
 }
 
 /// A row of an epoch: its place among the gradient rows, and its weight.
 type Drawn = (u32, f32);
 
 impl<'a> Stages<'a> {
+    /// For `gradient` rows: the settings of many rows if `long`, with another number of epochs for
+    /// the second stage if given, and with rows that are held out.
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn new(
         shape: &'a Architecture,
         recording: &'a Recording,
@@ -50,15 +88,14 @@ impl<'a> Stages<'a> {
         gradient: &'a GradientRows,
         params: &'a Params,
         rng: ChaCha8Rng,
+        (long, second_epochs, held): (bool, Option<usize>, Option<&'a GradientRows>),
     ) -> Self {
         let options = &shape.options.training;
-        let long = gradient.rows.len() > LONG_ROWS;
         let negatives = match shape.options.output {
             Output::LogOdds => options.negatives.unwrap_or(if long { 0.1 } else { 0.3 }),
             Output::Value | Output::Forecast => 1.0,
         };
-        let epochs = options.epochs.unwrap_or(if long { 10 } else { 12 });
-        let batch = options.batch.unwrap_or(if long { 512 } else { 256 });
+        let [first_epochs, all_epochs] = epochs(shape, long);
         Self {
             shape,
             recording,
@@ -67,36 +104,26 @@ impl<'a> Stages<'a> {
             gradient,
             params,
             rng,
-            epochs,
-            batch,
+            held,
+            first_epochs,
+            epochs: second_epochs.unwrap_or(all_epochs),
+            batch: options.batch.unwrap_or(if long { 512 } else { 256 }),
             negatives,
         }
     }
 
-    /// Trains all tensors; `known` events come before the moment of training. Gives back the mean
-    /// loss of the last epoch.
+    /// Trains all tensors; `known` events come before the moment of training. Gives back the epochs
+    /// of the second stage that the tensors have had, and the mean loss of the last.
     pub(crate) fn run(
         &mut self,
         known: usize,
-        progress: &mut dyn FnMut(TrainingProgress),
-    ) -> Result<f64, ScoringError> {
-        let forecast = self.shape.options.output == Output::Forecast;
-        let first_epochs = if forecast { 0 } else { self.epochs.div_ceil(2) };
-        let of = first_epochs + self.epochs;
-        let mut done = 0;
-        let mut report = |loss: f64| {
-            done += 1;
-            progress(TrainingProgress {
-                epochs: done,
-                of,
-                loss,
-            });
-        };
-        if !forecast {
-            self.first_stage(first_epochs, &mut report)?;
+        report: &mut dyn FnMut(f64),
+    ) -> Result<(usize, f64), ScoringError> {
+        if self.first_epochs > 0 {
+            self.first_stage(report)?;
         }
         let inputs = self.inputs(known)?;
-        self.second_stage(&inputs, &mut report)
+        self.second_stage(&inputs, report)
     }
 
     /// The rows of an epoch in a fresh order: all but the negatives that were not drawn.
@@ -140,11 +167,8 @@ impl<'a> Stages<'a> {
         ))
     }
 
-    fn first_stage(
-        &mut self,
-        epochs: usize,
-        report: &mut dyn FnMut(f64),
-    ) -> Result<(), ScoringError> {
+    fn first_stage(&mut self, report: &mut dyn FnMut(f64)) -> Result<(), ScoringError> {
+        let epochs = self.first_epochs;
         let (options, output) = (&self.shape.options.training, self.shape.options.output);
         let graph = Graph {
             shape: self.shape,
@@ -178,12 +202,51 @@ impl<'a> Stages<'a> {
                     &weight,
                     options.focal,
                 )?;
-                sum += optimiser.step(self.params, &(first + linear)?)? / 2.0;
+                let step = optimiser.step(self.params, &(first + linear)?);
+                sum += step.map_err(|e| self.diagnose(e, &events))? / 2.0;
                 steps += 1.0;
             }
             report(sum / steps);
         }
-        optimiser.finish(self.params)
+        optimiser.average(self.params)?;
+        Ok(())
+    }
+
+    /// Says of numbers that are not finite which tensor they are in, and which event of the step is
+    /// farthest from the rest and by which feature.
+    fn diagnose(&self, error: ScoringError, events: &[u32]) -> ScoringError {
+        let ScoringError::NotFinite { stage, step, what } = error else {
+            return error;
+        };
+        let tensor = match self.params.most_extreme() {
+            Ok(tensor) => tensor,
+            Err(error) => return error,
+        };
+        let columns = &self.shape.inputs;
+        let mut farthest = (0.0, events[0], columns[0]);
+        for &event in events {
+            let features = self.recording.features(event as usize);
+            let rows = self.front.standardise(features);
+            for ((&log, &z), &column) in rows.logs.iter().zip(&rows.z).zip(columns) {
+                // Beyond the clip, the larger number counts.
+                let far = f64::from(z.abs()) * 1e3 + f64::from(log.abs());
+                if far > farthest.0 {
+                    farthest = (far, event, column);
+                }
+            }
+        }
+        let (_, event, column) = farthest;
+        let value = self.recording.features(event as usize)[column];
+        let name = &self.recording.schema().fields[column].name;
+        let sequence = self.recording.sequences()[event as usize];
+        ScoringError::NotFinite {
+            stage,
+            step,
+            what: format!(
+                "{what} (tensor {tensor}; of the step's rows, event {sequence} is farthest from the \
+                 others, its {name} being {value})"
+            ),
+        }
     }
 
     /// Standardised inputs and first stage of the events that gradients can reach or that the
@@ -238,7 +301,7 @@ impl<'a> Stages<'a> {
         &mut self,
         inputs: &Inputs,
         report: &mut dyn FnMut(f64),
-    ) -> Result<f64, ScoringError> {
+    ) -> Result<(usize, f64), ScoringError> {
         let options = self.shape.options.training.clone();
         let output = self.shape.options.output;
         let graph = Graph {
@@ -254,6 +317,7 @@ impl<'a> Stages<'a> {
         )?;
         let mut carries = Carries::default();
         let mut mean = f64::NAN;
+        let (mut losses, mut kept) = (Vec::new(), Vec::new());
         for epoch in 0..self.epochs {
             if epoch % options.refresh_epochs == 1 % options.refresh_epochs {
                 let mut weights = Weights::default();
@@ -305,13 +369,77 @@ impl<'a> Stages<'a> {
                         None => full,
                     }
                 };
-                sum += optimiser.step(self.params, &total)?;
+                sum += optimiser
+                    .step(self.params, &total)
+                    .map_err(|e| self.diagnose(e, &events))?;
                 steps += 1.0;
             }
             mean = sum / steps;
             report(mean);
+            if let Some(held) = self.held {
+                let averaged = optimiser.average(self.params)?;
+                losses.push(self.held_losses(&source, held)?);
+                kept.push(averaged);
+                optimiser.go_on(self.params)?;
+            }
         }
-        optimiser.finish(self.params)?;
-        Ok(mean)
+        if self.held.is_none() {
+            optimiser.average(self.params)?;
+            return Ok((self.epochs, mean));
+        }
+        let epochs = enough(&losses);
+        self.params.restore(&kept[epochs - 1])?;
+        Ok((epochs, mean))
+    }
+
+    /// Loss of each held-out row: its log loss, or its squared error.
+    fn held_losses(
+        &self,
+        source: &Source<'_>,
+        held: &GradientRows,
+    ) -> Result<Vec<f64>, ScoringError> {
+        let graph = Graph {
+            shape: self.shape,
+            params: self.params,
+        };
+        let every: Vec<usize> = (0..self.shape.inputs.len()).collect();
+        let mut losses = Vec::with_capacity(held.rows.len());
+        for (rows, targets) in held.rows.chunks(CHUNK).zip(held.targets.chunks(CHUNK)) {
+            let present = present(self.shape, self.recording, self.front, rows, &every)?;
+            let mut pasts = vec![source.own(rows)?];
+            for m in 1..self.shape.memories.len() {
+                pasts.push(source.endpoint(m, rows)?);
+            }
+            let raws = graph.heads(&present, &pasts, None)?;
+            let raw: Vec<f32> = raws[0].flatten_all()?.to_vec1()?;
+            losses.extend(raw.iter().zip(targets).map(|(&raw, &target)| {
+                let (raw, target) = (f64::from(raw), f64::from(target));
+                match self.shape.options.output {
+                    Output::LogOdds => raw.max(0.0) - raw * target + (-raw.abs()).exp().ln_1p(),
+                    Output::Value | Output::Forecast => (raw - target).powi(2),
+                }
+            }));
+        }
+        Ok(losses)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_noisy_dip_stops_nothing_and_a_rise_does() {
+        let rows = |mean: f64, noise: f64| -> Vec<f64> {
+            (0..100)
+                .map(|row| mean + noise * if row % 2 == 0 { 1.0 } else { -1.0 })
+                .collect()
+        };
+        // The second epoch is best by less than its rows differ.
+        let flat = [rows(0.5, 0.1), rows(0.499, 0.3), rows(0.5, 0.1)];
+        assert_eq!(enough(&flat), 3);
+        let rising = [rows(0.5, 0.1), rows(0.4, 0.1), rows(0.45, 0.11)];
+        assert_eq!(enough(&rising), 2);
+        assert_eq!(enough(&[rows(0.5, 0.0)]), 1);
     }
 }

@@ -5,6 +5,7 @@ use sanderling_schemas::Rung;
 use super::*;
 use crate::evaluation::{EvaluationPlan, evaluate};
 use crate::fixtures::{MINUTE_US, model, payments, small};
+use crate::metrics::auc;
 
 /// AUC over the last 30 % of the recording, of a model of the first 70 %.
 fn auc_after(recording: &Recording, options: &ModelOptions) -> f64 {
@@ -78,6 +79,25 @@ fn labels_of_the_future_give_no_gradient() {
 }
 
 #[test]
+fn the_last_rows_are_held_out_where_both_classes_are_in_them() {
+    let rows = |positives: &[u32]| GradientRows {
+        rows: (0..200).collect(),
+        targets: (0..200)
+            .map(|row| if positives.contains(&row) { 1.0 } else { 0.0 })
+            .collect(),
+    };
+    let many: Vec<u32> = (0..200).step_by(5).collect();
+    let (early, late) = rows(&many).hold_out(Output::LogOdds, 0.3).unwrap();
+    assert_eq!(early.rows, (0..140).collect::<Vec<u32>>());
+    assert_eq!(late.rows, (140..200).collect::<Vec<u32>>());
+    assert_eq!(late.targets[..6], [1.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+    let early_only: Vec<u32> = (0..50).collect();
+    assert!(rows(&early_only).hold_out(Output::LogOdds, 0.3).is_none());
+    assert!(rows(&many).hold_out(Output::LogOdds, 0.0).is_none());
+    assert!(rows(&many).hold_out(Output::Forecast, 0.3).is_none());
+}
+
+#[test]
 fn values_are_learnt_in_their_own_units() {
     // The value to foretell is the amount's, shifted.
     let stream = payments(1500, 24);
@@ -128,11 +148,11 @@ fn training_that_diverges_stops() {
         seed: 1,
     };
     let stopped = train(&recording, &options, &plan, &mut |_| {});
-    assert!(
-        matches!(stopped, Err(ScoringError::NotFinite { .. })),
-        "{:?}",
-        stopped.err()
-    );
+    let Err(ScoringError::NotFinite { what, .. }) = stopped else {
+        panic!("{:?}", stopped.err());
+    };
+    assert!(what.contains("event "), "{what}");
+    assert!(what.contains("tensor "), "{what}");
 }
 
 #[test]

@@ -1,0 +1,208 @@
+//! A trained network's way to a model: calibration by a fold of the serving kernels, and the
+//! manifest.
+
+use std::sync::Arc;
+
+use sanderling_schemas::{Output, Rung};
+
+use super::{GradientRows, TrainingPlan};
+use crate::architecture::Architecture;
+use crate::calibration::platt;
+use crate::error::ScoringError;
+use crate::manifest::{
+    Calibration, Manifest, ManifestGroup, ManifestInput, RungCalibrations, TrainingMetrics,
+    TrainingRange,
+};
+use crate::metrics::{auc, average_precision};
+use crate::recording::Recording;
+use crate::scorer::Scorer;
+use crate::served::ServedModel;
+use crate::weights::{Weights, sha256};
+
+const RAW_SCALE: Calibration = Calibration {
+    slope: 1.0,
+    intercept: 0.0,
+};
+
+/// What a model is written down from.
+pub(super) struct Draft<'a> {
+    pub(super) recording: &'a Recording,
+    pub(super) shape: &'a Architecture,
+    pub(super) plan: &'a TrainingPlan,
+    /// All rows of the plan.
+    pub(super) gradient: &'a GradientRows,
+    /// Mean and deviation of the labels.
+    pub(super) label: [f32; 2],
+}
+
+impl Draft<'_> {
+    /// The scorer of a model without calibration.
+    pub(super) fn scorer(&self, weights: &mut Weights) -> Result<Scorer, ScoringError> {
+        let uncalibrated = RungCalibrations {
+            full: RAW_SCALE,
+            no_graph: RAW_SCALE,
+            linear: RAW_SCALE,
+            rules: RAW_SCALE,
+        };
+        let model = self.finish(weights, uncalibrated, TrainingMetrics::default())?;
+        Scorer::of_recording(Arc::new(model), self.recording, 1)
+    }
+
+    /// Folds the recording up to the last of `rows` and fits each rung's calibration on them. Gives
+    /// the number of events folded too.
+    pub(super) fn calibrate(
+        &self,
+        scorer: &mut Scorer,
+        rows: &GradientRows,
+        loss: f64,
+    ) -> (RungCalibrations, TrainingMetrics, usize) {
+        let rungs = [Rung::Full, Rung::NoGraph, Rung::Linear];
+        let first = rows.rows[0] as usize;
+        let end = rows.rows[rows.rows.len() - 1] as usize + 1;
+        let mut raw: Vec<Vec<f32>> = vec![Vec::with_capacity(rows.rows.len()); 3];
+        let mut next = rows.rows.iter().peekable();
+        scorer.fold_recording(self.recording, (0, first), &[], |_, _| {});
+        scorer.fold_recording(self.recording, (first, end), &rungs, |event, cells| {
+            if next.next_if(|&&row| row as usize == event).is_some() {
+                raw.iter_mut()
+                    .zip(cells)
+                    .for_each(|(raw, &cell)| raw.push(cell));
+            }
+        });
+        let mut metrics = TrainingMetrics {
+            loss,
+            ..TrainingMetrics::default()
+        };
+        let constant = |intercept: f64| Calibration {
+            slope: 1.0,
+            intercept,
+        };
+        let alike = |full: Calibration, rules: Calibration| RungCalibrations {
+            full,
+            no_graph: full,
+            linear: full,
+            rules,
+        };
+        let calibrations = match self.shape.options.output {
+            Output::Forecast => {
+                let mean = raw[0].iter().map(|&x| f64::from(x)).sum::<f64>() / raw[0].len() as f64;
+                alike(RAW_SCALE, constant(mean))
+            }
+            Output::Value => {
+                let full = Calibration {
+                    slope: f64::from(self.label[1]),
+                    intercept: f64::from(self.label[0]),
+                };
+                alike(full, constant(full.intercept))
+            }
+            Output::LogOdds => {
+                let positive = rows.positive();
+                let scores: Vec<f64> = raw[0].iter().map(|&x| f64::from(x)).collect();
+                metrics.auc = Some(auc(&scores, &positive));
+                metrics.average_precision = Some(average_precision(&scores, &positive));
+                metrics.calibration_rows = positive.len();
+                let all = self.gradient.positive();
+                let positives = all.iter().filter(|&&p| p).count() as f64;
+                RungCalibrations {
+                    full: platt(&raw[0], &positive),
+                    no_graph: platt(&raw[1], &positive),
+                    linear: platt(&raw[2], &positive),
+                    rules: constant((positives / (all.len() as f64 - positives)).ln()),
+                }
+            }
+        };
+        (calibrations, metrics, end)
+    }
+
+    /// Weights, calibrations and figures as a model.
+    pub(super) fn finish(
+        &self,
+        weights: &mut Weights,
+        calibrations: RungCalibrations,
+        metrics: TrainingMetrics,
+    ) -> Result<ServedModel, ScoringError> {
+        let RungCalibrations {
+            full,
+            no_graph,
+            linear,
+            rules,
+        } = calibrations;
+        let affine: Vec<f32> = [full, no_graph, linear, rules]
+            .iter()
+            .flat_map(|c| [c.slope as f32, c.intercept as f32])
+            .collect();
+        let rounded = |i: usize| Calibration {
+            slope: f64::from(affine[2 * i]),
+            intercept: f64::from(affine[2 * i + 1]),
+        };
+        let calibration = RungCalibrations {
+            full: rounded(0),
+            no_graph: rounded(1),
+            linear: rounded(2),
+            rules: rounded(3),
+        };
+        weights.insert("calibration", &[4, 2], affine);
+        let bytes = weights.to_bytes().map_err(|e| ScoringError::Folder {
+            path: "model.safetensors".to_string(),
+            message: e.to_string(),
+        })?;
+        let schema = self.recording.schema();
+        let inputs = schema
+            .fields
+            .iter()
+            .enumerate()
+            .map(|(i, field)| ManifestInput {
+                name: field.name.clone(),
+                data_type: field.data_type.to_string(),
+                entity: field.entity,
+                from_label: field.from_label,
+                used: self.shape.inputs.contains(&i),
+            });
+        let groups = self
+            .shape
+            .groups(schema)
+            .into_iter()
+            .map(|group| ManifestGroup {
+                name: group.name,
+                features: group
+                    .features
+                    .iter()
+                    .map(|&i| schema.fields[i].name.clone())
+                    .collect(),
+                context: group
+                    .context
+                    .iter()
+                    .map(|range| [range.start, range.end])
+                    .collect(),
+            });
+        let medians = weights.get("front.medians", &[schema.fields.len()])?;
+        let positives = match self.shape.options.output {
+            Output::LogOdds => self.gradient.targets.iter().filter(|&&y| y > 0.5).count(),
+            Output::Value | Output::Forecast => 0,
+        };
+        let manifest = Manifest {
+            features: schema.hash.to_string(),
+            inputs: inputs.collect(),
+            output: self.shape.options.output,
+            sizes: self.shape.options.clone(),
+            entities: self.shape.entities.clone(),
+            calibration,
+            groups: groups.collect(),
+            baseline: medians
+                .iter()
+                .map(|&m| (!m.is_nan()).then_some(m))
+                .collect(),
+            training: TrainingRange {
+                from_us: self.plan.from_us,
+                to_us: self.plan.to_us,
+                rows: self.gradient.rows.len(),
+                positives,
+                seed: self.plan.seed,
+                weights: weights.len(),
+            },
+            metrics,
+            weights_sha256: sha256(&bytes),
+        };
+        ServedModel::new(manifest, weights, bytes)
+    }
+}

@@ -306,6 +306,7 @@ impl Judge {
                     ),
                     raw: self.streams[streams[row] as usize].record_of(&events.rows, row),
                     sealed: None,
+                    key: None,
                 }
             })
             .collect()

@@ -526,7 +526,7 @@ mod tests {
     #[test]
     fn means_of_long_decimals() {
         assert_eq!(decimal_mean(-10, 3, 4), Some(-33_333));
-        let long = 4 * 10i128.pow(36) + 7;
+        let long = 4 * 10i128.pow(35) + 7;
         assert_eq!(
             decimal_mean(-long, 300, 4),
             Some(-(long / 300) * 10_000 - (long % 300) * 10_000 / 300)

@@ -288,10 +288,7 @@ pub fn java(class: &str) -> Command {
             .arg(&jars)
             .arg("-d")
             .arg(&classes)
-            .args(
-                ["Broker", "Foreign"]
-                    .map(|name| sources.join(name).with_extension("java")),
-            )
+            .args(["Broker", "Foreign"].map(|name| sources.join(name).with_extension("java")))
             .output()
             .expect("javac runs; `sh .ci/setup-tests.sh` installs it");
         assert!(

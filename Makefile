@@ -6,12 +6,12 @@ TARGET  := $(or $(CARGO_TARGET_DIR),target)
 BIN     := $(TARGET)/$(PROFILE)/sanderling
 # Arguments of the demo, for example: make demo DEMO="--for 5m --rate 500"
 DEMO    := --for 60s
-# Arguments of the latency bench, for example: make LIVE="steady --quick"
+# Arguments of the latency bench, for example: make bench-live LIVE="steady --quick"
 LIVE    :=
 # The public handbook stream, for `make figures`.
 DATA    := data/fraud-handbook.parquet
 
-.PHONY: setup setup-tests build demo test model figures compose-check
+.PHONY: setup setup-tests build demo test bench-live model figures compose-check
 
 setup:
 	@sh .ci/setup.sh
@@ -27,6 +27,10 @@ demo: build
 
 test: setup-tests
 	cargo test --locked --profile $(PROFILE) --workspace
+
+# Latency on a real broker, seen from outside, beside a bare copy of the topic.
+bench-live: setup-tests
+	cargo bench --locked --profile $(PROFILE) --workspace --bench latency -- $(LIVE)
 
 # Trains the model that pipelines/card-fraud ships, on simulated payments.
 model: build

@@ -18,6 +18,10 @@ need openssl openssl
 [ -d "$kafka" ] || need mvn maven
 [ -x "$registry/registry" ] || need python3 "python3 python3-pip"
 if [ -n "$missing" ]; then
+    if ! command -v apt-get >/dev/null 2>&1; then
+        echo "not a Debian system: install what Debian calls$missing" >&2
+        exit 1
+    fi
     sudo=""
     [ "$(id -u)" -eq 0 ] || sudo="sudo"
     $sudo apt-get update -q

@@ -125,6 +125,7 @@ pub fn run(folder: &PipelineFolder, options: &RunOptions) -> Result<Summary, Fai
         stop,
     };
     service.alone()?;
+    service.outputs_are_there()?;
     let mut tally = Tally::with_frauds(&folder.relation);
     let started = Instant::now();
     let (to_writer, barriers) = bounded(1);
@@ -253,6 +254,17 @@ impl Service<'_> {
             .into_iter()
             .flat_map(|(topic, count)| (0..count).map(move |p| (topic.clone(), Partition(p))))
             .collect())
+    }
+
+    /// Refuses to start without somewhere to write to: that would show at the first decision only.
+    fn outputs_are_there(&self) -> Result<(), Failure> {
+        let (kafka, output) = (&self.folder.settings.kafka, &self.folder.settings.output);
+        let topics = [&output.decisions, &output.dead_letters, &output.order];
+        for topic in topics.into_iter().flatten() {
+            KafkaSource::partitions_of(&kafka.brokers, &kafka.properties, topic)
+                .map_err(input_failure)?;
+        }
+        Ok(())
     }
 
     /// Refuses to stand beside another instance where one must own every partition. A ghost, of

@@ -124,6 +124,19 @@ impl KafkaSource {
         Ok(partitions)
     }
 
+    /// How many partitions a topic has that this consumer does not read; fails where it is missing.
+    pub fn partitions_of(
+        brokers: &str,
+        properties: &BTreeMap<String, String>,
+        topic: &str,
+    ) -> Result<i32, IngestError> {
+        let broker = Broker {
+            brokers: brokers.into(),
+            properties: properties.clone(),
+        };
+        Probe::new(&broker)?.partitions(topic)
+    }
+
     /// The members that a group has now, this program's own ghost among them: a static member
     /// stays until its session times out.
     pub fn members(

@@ -10,7 +10,9 @@ use rdkafka::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
+use rdkafka::producer::{
+    BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig,
+};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use rdkafka::util::Timeout;
 use sanderling_ingest::Committer;
@@ -200,6 +202,14 @@ impl Transactions {
     /// Aborts the open transaction; `false` if that cannot be had from this producer.
     fn abort(&mut self) -> bool {
         let started = Instant::now();
+        // `abort_transaction` waits for the fate of every record and lets no report of one through,
+        // so nothing may be on its way any more.
+        self.producer
+            .purge(PurgeConfig::default().queue().inflight());
+        if let Err(error) = self.producer.flush(STEP_WITHIN) {
+            tracing::debug!(%error, "records of an aborted transaction are still on their way");
+            return false;
+        }
         loop {
             match self.producer.abort_transaction(Timeout::Never) {
                 Ok(()) => {

@@ -55,7 +55,7 @@ impl<'a> Feed<'a> {
             feeder,
             all,
             owned: Vec::new(),
-            incomplete_since: Some(Instant::now()),
+            incomplete_since: (!service.by_partition).then(Instant::now),
             checkpoint_at: Instant::now(),
             lag_at: Instant::now(),
         }

@@ -288,7 +288,10 @@ pub fn java(class: &str) -> Command {
             .arg(&jars)
             .arg("-d")
             .arg(&classes)
-            .args(["Broker", "Foreign"].map(|name| sources.join(name).with_extension("java")))
+            .args(
+                ["Broker", "Foreign", "Latency"]
+                    .map(|name| sources.join(name).with_extension("java")),
+            )
             .output()
             .expect("javac runs; `sh .ci/setup-tests.sh` installs it");
         assert!(

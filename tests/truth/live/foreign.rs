@@ -6,6 +6,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -55,6 +57,15 @@ impl Record {
     /// `topic/partition/offset`.
     pub fn id(&self) -> String {
         format!("{}/{}/{}", self.topic, self.partition, self.offset)
+    }
+
+    /// Its value's bytes.
+    pub fn bytes(&self) -> Vec<u8> {
+        match (&self.value, &self.value_base64) {
+            (Some(text), _) => text.clone().into_bytes(),
+            (None, Some(encoded)) => BASE64.decode(encoded).expect("base64"),
+            (None, None) => Vec::new(),
+        }
     }
 
     /// Its value, which is JSON.

@@ -1,8 +1,18 @@
 //! The live service on Apache Kafka, watched by clients that are not ours.
 
+mod agreement;
+mod at_least_once;
+mod bad_records;
+mod bootstrap;
 mod broker;
 mod dead_letters;
+mod deployed;
+mod exactly_once;
 mod foreign;
 mod harness;
 mod http;
+mod ladder;
+mod rebalance;
+mod recorded;
+mod refusals;
 mod registry;

@@ -1,0 +1,350 @@
+//! How long a decision takes on a real broker, seen from outside: `make bench-live`.
+//!
+//! A foreign producer keeps a rate whatever becomes of its records. A foreign reader, a process of its
+//! own, takes the time from the broker's append of an event to the receipt of its decision,
+//! read_committed. Beside the service, in the same run, a bare copy of the topic by a foreign client
+//! shows what the broker and this machine leave to be had.
+//!
+//! Prints what was run where, a line of JSON for each result, and a table.
+//!
+//! Arguments: names of scenarios (`copy steady rates burst hot`; all), `--rate N`, `--warm-up SECONDS`,
+//! `--measure SECONDS`, `--rates N,N,..`, `--partitions N`, `--set PATH=VALUE`, `--quick`.
+#![allow(clippy::print_stdout)]
+
+mod clients;
+
+// The broker and the service as the tests have them.
+#[allow(dead_code)]
+#[path = "../../truth/live/broker.rs"]
+mod broker;
+#[allow(dead_code)]
+#[path = "../../truth/live/deployed.rs"]
+mod deployed;
+#[allow(dead_code)]
+#[path = "../../truth/live/foreign.rs"]
+mod foreign;
+#[path = "../../truth/live/http.rs"]
+mod http;
+#[allow(dead_code)]
+#[path = "../../truth/sanderling.rs"]
+mod sanderling;
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use broker::Broker;
+use clients::{Copying, Producing, Reading, Sent};
+use deployed::Deployed;
+use foreign::Foreign;
+use sanderling::{answer, finish, root, shared};
+
+/// Populations of cards that send in turn, so that windows hold what a bank's hold.
+const POPULATIONS: u32 = 20;
+/// The budget of a decision.
+const BUDGET_MS: f64 = 50.0;
+const LIVE_WITHIN: Duration = Duration::from_secs(60);
+/// How long what was sent may take to be decided once sending has ended.
+const DRAINED_WITHIN: Duration = Duration::from_secs(120);
+/// Milliseconds between two commits of the bare copy.
+const COPY_INTERVAL_MS: u32 = 15;
+const DELIVERIES: [&str; 2] = ["exactly_once", "at_least_once"];
+
+struct Options {
+    scenarios: Vec<String>,
+    rate: u32,
+    warm_up_s: u32,
+    measure_s: u32,
+    /// Tried from the lowest on until one is too high.
+    rates: Vec<u32>,
+    partitions: u32,
+    sets: Vec<String>,
+}
+
+impl Options {
+    fn of_the_command_line() -> Self {
+        let mut options = Self {
+            scenarios: Vec::new(),
+            rate: 2_000,
+            warm_up_s: 60,
+            measure_s: 300,
+            rates: vec![3_000, 4_000, 6_000, 8_000, 10_000, 14_000, 20_000],
+            partitions: 4,
+            sets: Vec::new(),
+        };
+        let mut args = std::env::args().skip(1);
+        while let Some(arg) = args.next() {
+            let mut value = || args.next().unwrap_or_else(|| panic!("{arg} wants a value"));
+            let number = |text: String| text.parse().unwrap_or_else(|e| panic!("{text}: {e}"));
+            match arg.as_str() {
+                // Cargo's own.
+                "--bench" => {}
+                "--rate" => options.rate = number(value()),
+                "--warm-up" => options.warm_up_s = number(value()),
+                "--measure" => options.measure_s = number(value()),
+                "--partitions" => options.partitions = number(value()),
+                "--rates" => options.rates = value().split(',').map(|n| number(n.into())).collect(),
+                "--set" => options.sets.push(value()),
+                "--quick" => (options.warm_up_s, options.measure_s) = (15, 20),
+                "copy" | "steady" | "rates" | "burst" | "hot" => options.scenarios.push(arg),
+                _ => panic!(
+                    "{arg} is none of the arguments; see the head of tests/benches/latency/main.rs"
+                ),
+            }
+        }
+        options
+    }
+
+    fn wants(&self, scenario: &str) -> bool {
+        self.scenarios.is_empty() || self.scenarios.iter().any(|s| s == scenario)
+    }
+
+    /// Phases of one rate: what is not measured, then what is.
+    fn steady(&self, rate: u32) -> Vec<(u32, u32)> {
+        vec![(rate, self.warm_up_s), (rate, self.measure_s)]
+    }
+}
+
+/// Who stands between the topics.
+#[derive(Clone, Copy, PartialEq)]
+enum Between {
+    Copy,
+    Service,
+}
+
+struct Bench {
+    options: Options,
+    broker: Broker,
+    foreign: Foreign,
+    payments: PathBuf,
+    runs: u32,
+    results: Vec<Value>,
+}
+
+fn main() {
+    let options = Options::of_the_command_line();
+    println!(
+        "{}",
+        json!({"bench": "latency", "where": place(), "command": std::env::args().collect::<Vec<_>>()})
+    );
+    let payments = shared().join("payments.jsonl");
+    let out = payments.to_str().expect("a plain path");
+    answer(&[
+        "simulate",
+        "card-fraud",
+        "--seed",
+        "7",
+        "--days",
+        "20",
+        "--start",
+        "2025-01-01",
+        "--out",
+        out,
+    ]);
+    let broker = Broker::start();
+    let foreign = broker.foreign();
+    let mut bench = Bench {
+        options,
+        broker,
+        foreign,
+        payments,
+        runs: 0,
+        results: Vec::new(),
+    };
+
+    let rate = bench.options.rate;
+    for delivery in DELIVERIES {
+        for (between, scenario) in [(Between::Copy, "copy"), (Between::Service, "steady")] {
+            if bench.options.wants(scenario) {
+                let phases = bench.options.steady(rate);
+                bench.run(scenario, between, delivery, 0, &phases);
+            }
+        }
+    }
+    if bench.options.wants("rates") {
+        for delivery in DELIVERIES {
+            for rate in bench.options.rates.clone() {
+                let phases = bench.options.steady(rate);
+                let result = bench.run("rates", Between::Service, delivery, 0, &phases);
+                if result["p99_ms"].as_f64().is_none_or(|p99| p99 >= BUDGET_MS) {
+                    break;
+                }
+            }
+        }
+    }
+    if bench.options.wants("burst") {
+        let warm_up_s = bench.options.warm_up_s;
+        let phases = [(rate, warm_up_s), (rate, 20), (rate * 10, 10), (rate, 60)];
+        bench.run("burst", Between::Service, DELIVERIES[0], 0, &phases);
+    }
+    if bench.options.wants("hot") {
+        let phases = bench.options.steady(5_000);
+        bench.run("hot", Between::Service, DELIVERIES[0], 50, &phases);
+    }
+    println!("{}", bench.table());
+}
+
+/// Date, host and processor.
+fn place() -> Value {
+    let said = |program: &str, args: &[&str]| {
+        let mut command = std::process::Command::new(program);
+        command.args(args).current_dir(root());
+        finish(command).stdout.trim().to_string()
+    };
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
+        .unwrap_or_default();
+    json!({
+        "date": said("date", &["-u", "+%Y-%m-%dT%H:%MZ"]),
+        "host": said("uname", &["-nrm"]),
+        "cores": std::thread::available_parallelism().map_or(0, usize::from),
+        "cpu": model.1,
+        "commit": said("git", &["rev-parse", "--short", "HEAD"]),
+    })
+}
+
+impl Bench {
+    /// Runs one scenario on topics of its own; returns the result of what was measured. Phases are
+    /// `(rate, seconds)`; of several after the first each has a result.
+    fn run(
+        &mut self,
+        scenario: &str,
+        between: Between,
+        delivery: &str,
+        hot_percent: u32,
+        phases: &[(u32, u32)],
+    ) -> Value {
+        self.runs += 1;
+        let name = format!("bench{}", self.runs);
+        let brokers = self.broker.brokers();
+        let deployed = Deployed::new(
+            "pipelines/card-fraud",
+            &name,
+            self.options.partitions,
+            &self.broker,
+        );
+        deployed.edit(|settings| {
+            settings["delivery"] = delivery.into();
+            settings["state"]["interval"] = "30s".into();
+        });
+        let (events, decisions) = (deployed.topic("transactions"), deployed.topic("decisions"));
+        deployed.create_topics(&mut self.foreign, &["transactions", "labels"]);
+
+        let mut service = None;
+        let mut copy = None;
+        match between {
+            Between::Copy => {
+                copy = Some(Copying::start(
+                    &brokers,
+                    &events,
+                    &decisions,
+                    delivery,
+                    COPY_INTERVAL_MS,
+                ));
+            }
+            Between::Service => {
+                let sets: Vec<&str> = self
+                    .options
+                    .sets
+                    .iter()
+                    .flat_map(|set| ["--set", set])
+                    .collect();
+                let mut running = deployed.start_with("bench", &sets);
+                running.wait_until_live(LIVE_WITHIN);
+                service = Some(running);
+            }
+        }
+        let pid = match (&service, &copy) {
+            (Some(service), _) => service.id(),
+            (_, Some(copy)) => copy.id(),
+            _ => unreachable!("someone stands between the topics"),
+        };
+        let mut reader = Reading::start(&brokers, &events, &decisions);
+        let mut producer = Producing::start(
+            &brokers,
+            &events,
+            &self.payments,
+            POPULATIONS,
+            hot_percent,
+            phases,
+        );
+        let mut sent = Vec::new();
+        let mut cpu_s = Vec::new();
+        for _ in phases {
+            let before = clients::cpu_s(pid);
+            sent.push(producer.phase());
+            cpu_s.push(clients::cpu_s(pid) - before);
+        }
+        let whole = Sent {
+            from_ms: sent[0].from_ms,
+            to_ms: i64::MAX,
+            ..sent[0]
+        };
+        let all = reader.report_when_all(&whole, DRAINED_WITHIN);
+
+        let mut last = Value::Null;
+        for (at, (part, (rate, seconds))) in sent.iter().zip(phases).enumerate().skip(1) {
+            let report = reader.report(part);
+            let mut result = json!({
+                "scenario": scenario,
+                "between": match between { Between::Copy => "bare copy", Between::Service => "service" },
+                "delivery": delivery,
+                "phase": at,
+                "rate": rate,
+                "seconds": seconds,
+                "producer_behind_ms_max": part.behind_ms_max,
+                "cpu_cores": (cpu_s[at] / f64::from(*seconds) * 100.0).round() / 100.0,
+                // From the end of sending to the last decision about what was sent.
+                "caught_up_ms": report["last_ms"].as_i64().unwrap_or_default() - part.to_ms,
+            });
+            let object = result.as_object_mut().expect("an object");
+            object.extend(report.as_object().expect("a report").clone());
+            println!("{result}");
+            self.results.push(result.clone());
+            last = result;
+        }
+        if all["events"] != all["decided"] || all["again"] != 0 {
+            println!(
+                "{}",
+                json!({"scenario": scenario, "delivery": delivery, "lost_or_repeated": all})
+            );
+        }
+        if let Some(service) = service {
+            service.stop();
+        }
+        last
+    }
+
+    fn table(&self) -> String {
+        let mut table = String::from(
+            "| scenario | between | delivery | events/s | p50 ms | p99 ms | p99.9 ms | decided | full model | cores |\n\
+             |---|---|---|---|---|---|---|---|---|---|\n",
+        );
+        for result in &self.results {
+            let text = |name: &str| result[name].as_str().unwrap_or_default().to_string();
+            let number = |name: &str| result[name].to_string();
+            let decided = result["decided"].as_f64().unwrap_or_default();
+            let full =
+                100.0 * result["rungs"]["full"].as_f64().unwrap_or_default() / decided.max(1.0);
+            let _ = writeln!(
+                table,
+                "| {} | {} | {} | {} | {} | {} | {} | {} of {} | {full:.2} % | {} |",
+                text("scenario"),
+                text("between"),
+                text("delivery").replace('_', " "),
+                number("rate"),
+                number("p50_ms"),
+                number("p99_ms"),
+                number("p999_ms"),
+                number("decided"),
+                number("events"),
+                number("cpu_cores"),
+            );
+        }
+        table
+    }
+}

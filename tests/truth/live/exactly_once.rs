@@ -1,0 +1,238 @@
+//! A decision for each payment, once, through everything that can be killed.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::agreement::{bit_equal, each_once, order_is_whole};
+use super::broker::Broker;
+use super::deployed::Deployed;
+use super::foreign::{Foreign, Isolation};
+use super::recorded::record;
+use crate::outcome::Outcome;
+use crate::random::Random;
+use crate::sanderling::{answer, answer_of, command};
+
+const PAYMENTS: usize = 50_000;
+/// Payments of a transaction that its producer aborts.
+const ABORTED: usize = 500;
+/// Simulated days that have as many.
+const DAYS: &str = "14";
+/// Payments a second, so that there is a middle to be killed in.
+const RATE: u32 = 2_500;
+/// One label for so many payments.
+const LABEL_EVERY: usize = 25;
+const PARTITIONS: u32 = 4;
+/// Small state: live again within this.
+const LIVE_WITHIN: Duration = Duration::from_secs(10);
+/// The same on a machine that has other tests to run.
+const LIVE_AT_LAST: Duration = Duration::from_secs(60);
+const DONE_WITHIN: Duration = Duration::from_secs(180);
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Interruption {
+    Kill,
+    Terminate,
+    Broker,
+    Abort,
+}
+
+#[test]
+fn killed_stopped_and_cut_off_each_payment_is_decided_once() {
+    use Interruption::{Abort, Broker as OfBroker, Kill, Terminate};
+    let mut random = Random::seeded("exactly once");
+    let mut broker = Broker::start();
+    let deployed = Deployed::new("pipelines/card-fraud", "once", PARTITIONS, &broker);
+    let mut watcher = broker.foreign();
+    deployed.create_topics(&mut watcher, &["transactions", "labels"]);
+    let files = Files::simulated(&deployed.beside("input"));
+    let payments = deployed.topic("transactions");
+    let group = deployed.group();
+
+    let mut producers: Vec<Foreign> = (0..2).map(|_| broker.foreign()).collect();
+    let begun = Instant::now();
+    let mut service = deployed.start("one");
+    service.wait_until_live(LIVE_AT_LAST);
+    println!("{:>6.1} s  live", begun.elapsed().as_secs_f64());
+    let send = |topic: &str, file: &Path, rate: u32| json!({"do": "produce", "topic": topic, "file": file, "key": "card_id", "rate": rate});
+    producers[0].begin(&send(&payments, &files.payments, RATE));
+    producers[1].begin(&send(
+        &deployed.topic("labels"),
+        &files.labels,
+        RATE / LABEL_EVERY as u32,
+    ));
+
+    let interruptions = [
+        Kill, Terminate, Kill, Abort, Kill, OfBroker, Kill, Terminate, Kill,
+    ];
+    let mut back = Vec::new();
+    for (at, interruption) in interruptions.into_iter().enumerate() {
+        // Spread over the stream, at moments that nothing in the service can know.
+        let share = (at as f64 + 0.5 + random.share() * 0.5) / (interruptions.len() + 1) as f64;
+        watcher.wait_for_progress(
+            &group,
+            &[&payments],
+            (PAYMENTS as f64 * share) as i64,
+            DONE_WITHIN,
+        );
+        std::thread::sleep(Duration::from_millis(50).mul_f64(random.share()));
+        let told = format!("{:>6.1} s  {interruption:?}", begun.elapsed().as_secs_f64());
+        match interruption {
+            Kill => {
+                service.kill();
+                service = deployed.start("one");
+                back.push(service.wait_until_live(LIVE_AT_LAST));
+                println!(
+                    "{told}, live again after {:.2?}",
+                    back.last().expect("a time")
+                );
+            }
+            Terminate => {
+                let took = service.stop();
+                service = deployed.start("one");
+                let live = service.wait_until_live(LIVE_AT_LAST);
+                println!("{told}, ended after {took:.2?}, live again after {live:.2?}");
+            }
+            OfBroker => {
+                broker.kill();
+                broker.restart();
+                println!("{told}, up again");
+            }
+            Abort => {
+                let sent = watcher.ask(&json!({
+                    "do": "produce", "topic": &payments, "file": &files.aborted, "key": "card_id", "transaction": "abort",
+                }));
+                assert_eq!(sent["sent"], ABORTED);
+                println!("{told}");
+            }
+        }
+    }
+    for producer in &mut producers {
+        producer.finish();
+    }
+    watcher.wait_for_end(&group, &[&payments, &deployed.topic("labels")], DONE_WITHIN);
+    println!("{:>6.1} s  all decided", begun.elapsed().as_secs_f64());
+    service.stop();
+
+    let labels = watcher.consume(&[&deployed.topic("labels")], Isolation::Committed);
+    let events = watcher.consume(&[&payments], Isolation::Committed);
+    assert_eq!(events.len(), PAYMENTS);
+    let decisions = watcher.consume(&[&deployed.topic("decisions")], Isolation::Committed);
+    each_once(&events, &decisions);
+    let letters = watcher.consume(&[&deployed.topic("dead_letters")], Isolation::Committed);
+    assert!(letters.is_empty(), "{:?}", letters[0]);
+    let orders = watcher.consume(&[&deployed.topic("order")], Isolation::Committed);
+    let batches = order_is_whole(&orders, events.iter().chain(&labels));
+
+    // Who reads what was not committed sees more: the test could have failed.
+    let seen = watcher.consume(&[&payments], Isolation::Uncommitted);
+    assert_eq!(seen.len(), PAYMENTS + ABORTED);
+    let sent = watcher.consume(&[&deployed.topic("decisions")], Isolation::Uncommitted);
+    println!(
+        "{batches} batches, {} decisions sent in transactions that were aborted",
+        sent.len() - decisions.len()
+    );
+
+    // What a foreign consumer recorded, folded again in the order that was written down.
+    let files =
+        ["payments", "labels", "order"].map(|name| deployed.beside(&format!("{name}.jsonl")));
+    record(&events, &files[0]);
+    record(&labels, &files[1]);
+    let order: String = orders
+        .iter()
+        .map(|order| order.json().to_string() + "\n")
+        .collect();
+    std::fs::write(&files[2], order).expect("an order log");
+    let (folder, out) = (deployed.folder(), deployed.beside("replayed"));
+    let input = format!(
+        "transactions={},labels={}",
+        files[0].display(),
+        files[1].display()
+    );
+    let mut replay = command(&["replay", "--json", "--input", &input]);
+    replay
+        .arg(&folder)
+        .arg("--order")
+        .arg(&files[2])
+        .arg("--out")
+        .arg(&out);
+    answer_of(replay);
+    let replayed = Outcome::read(&out);
+    bit_equal(&decisions, &replayed.decisions);
+    println!(
+        "{:>6.1} s  replayed, every decision the same",
+        begun.elapsed().as_secs_f64()
+    );
+
+    back.sort();
+    let median = back[back.len() / 2];
+    assert!(median < LIVE_WITHIN, "live again only after {back:?}");
+}
+
+/// Payments and their labels as lines of JSON.
+struct Files {
+    payments: PathBuf,
+    labels: PathBuf,
+    /// Others, that are never committed.
+    aborted: PathBuf,
+}
+
+impl Files {
+    fn simulated(folder: &Path) -> Self {
+        std::fs::create_dir_all(folder).expect("a folder");
+        let all = folder.join("all.jsonl");
+        let text = all.to_str().expect("a plain path");
+        answer(&[
+            "simulate",
+            "card-fraud",
+            "--seed",
+            "5",
+            "--days",
+            DAYS,
+            "--start",
+            "2025-01-01",
+            "--out",
+            text,
+        ]);
+        let files = Self {
+            payments: folder.join("payments.jsonl"),
+            labels: folder.join("labels.jsonl"),
+            aborted: folder.join("aborted.jsonl"),
+        };
+        let create = |path| std::io::BufWriter::new(File::create(path).expect("a file"));
+        let (mut payments, mut labels, mut aborted) = (
+            create(&files.payments),
+            create(&files.labels),
+            create(&files.aborted),
+        );
+        let mut rows = 0;
+        for line in BufReader::new(File::open(&all).expect("simulated payments")).lines() {
+            let line = line.expect("text");
+            let into = if rows < PAYMENTS {
+                &mut payments
+            } else {
+                &mut aborted
+            };
+            writeln!(into, "{line}").expect("a line");
+            if rows < PAYMENTS && rows % LABEL_EVERY == 0 {
+                let payment: Value = serde_json::from_str(&line).expect("JSON");
+                let label = json!({
+                    "transaction_id": payment["transaction_id"],
+                    "card_id": payment["card_id"],
+                    "is_fraud": payment["is_fraud"],
+                    "known_at": payment["tx_time"].as_i64().expect("a time") + 1000,
+                });
+                writeln!(labels, "{label}").expect("a line");
+            }
+            rows += 1;
+            if rows == PAYMENTS + ABORTED {
+                break;
+            }
+        }
+        assert_eq!(rows, PAYMENTS + ABORTED, "DAYS are too few");
+        files
+    }
+}

@@ -1,0 +1,112 @@
+//! A model that has become slow: decisions come in time from lower rungs, and nothing is forgotten.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::agreement::{each_once, order_is_whole};
+use super::broker::Broker;
+use super::deployed::Deployed;
+use super::foreign::Isolation;
+use super::recorded::record;
+use crate::outcome::Outcome;
+use crate::sanderling::answer;
+
+const PAYMENTS: usize = 4_000;
+const RATE: u32 = 400;
+const LIVE_WITHIN: Duration = Duration::from_secs(60);
+const DONE_WITHIN: Duration = Duration::from_secs(120);
+/// The deadline of the test: wide, because other tests run beside it.
+const DEADLINE_MS: u64 = 400;
+/// At the test's rate the full model alone would take five seconds of every one.
+const FULL_ROW_US: u64 = 12_500;
+
+#[test]
+fn a_slow_model_is_left_out_and_the_state_goes_on() {
+    let broker = Broker::shared();
+    let deployed = Deployed::new("pipelines/card-fraud", "ladder", 1, broker);
+    deployed.edit(|settings| {
+        settings["deadline_ms"] = DEADLINE_MS.into();
+        settings["drill"]["score_row_us"]["full"] = FULL_ROW_US.into();
+    });
+    let mut foreign = broker.foreign();
+    deployed.create_topics(&mut foreign, &["transactions", "labels"]);
+    let file = deployed.beside("payments.jsonl");
+    let path = file.to_str().expect("a plain path");
+    answer(&[
+        "simulate",
+        "card-fraud",
+        "--seed",
+        "11",
+        "--days",
+        "2",
+        "--start",
+        "2026-01-01",
+        "--out",
+        path,
+        "--json",
+    ]);
+    let payments = deployed.topic("transactions");
+    let mut service = deployed.start("slow");
+    service.wait_until_live(LIVE_WITHIN);
+    let request = json!({"do": "produce", "topic": &payments, "file": path, "key": "card_id",
+        "from": 0, "to": PAYMENTS, "rate": RATE});
+    foreign.ask(&request);
+    foreign.wait_for_end(&deployed.group(), &[&payments], DONE_WITHIN);
+    let (_, metrics) = service.get("/metrics").expect("metrics");
+    service.stop();
+
+    let events = foreign.consume(&[&payments], Isolation::Committed);
+    let decisions = foreign.consume(&[&deployed.topic("decisions")], Isolation::Committed);
+    each_once(&events, &decisions);
+    let orders = foreign.consume(&[&deployed.topic("order")], Isolation::Committed);
+    order_is_whole(&orders, &events);
+
+    // Every decision says its rung, as does the order record of its batch.
+    let mut rungs: BTreeMap<String, usize> = BTreeMap::new();
+    for decision in &decisions {
+        let rung = decision.json()["rung"]
+            .as_str()
+            .expect("a rung")
+            .to_string();
+        *rungs.entry(rung).or_default() += 1;
+    }
+    assert!(rungs.len() > 1, "only {rungs:?}");
+    let full = rungs.get("full").copied().unwrap_or(0);
+    assert!(full < PAYMENTS / 2, "too slow for most, and yet {rungs:?}");
+    let missed = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("sanderling_deadline_misses_total "))
+        .map(|value| value.parse::<f64>().expect("a number"));
+    assert_eq!(missed, Some(0.0), "{rungs:?}\n{metrics}");
+
+    // The state is the one at full speed: what a replay on the full model alone says of an event
+    // is what the live service said of it, where that had the time for the full model too.
+    let recorded = deployed.beside("recorded.jsonl");
+    record(&events, &recorded);
+    let out = deployed.beside("replayed");
+    answer(&[
+        "replay",
+        deployed.folder().to_str().expect("a plain path"),
+        "--input",
+        recorded.to_str().expect("a plain path"),
+        "--out",
+        out.to_str().expect("a plain path"),
+    ]);
+    let replayed = Outcome::read(&out);
+    let logits = replayed.doubles("logit");
+    let mut compared = 0;
+    for decision in decisions.iter().map(|decision| decision.json()) {
+        if decision["rung"] == "full" {
+            let sequence = decision["sequence"].as_u64().expect("a sequence");
+            assert_eq!(
+                decision["logit"].as_f64().map(f64::to_bits),
+                Some(logits[sequence as usize].to_bits()),
+                "{decision}"
+            );
+            compared += 1;
+        }
+    }
+    assert!(compared > 0, "{rungs:?}");
+}

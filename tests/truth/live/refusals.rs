@@ -1,0 +1,155 @@
+//! What a user is told when the service cannot start: at once, where and what to do.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use serde_yaml_ng::Value as Yaml;
+
+use super::broker::{Broker, PASSWORD, USER, free_port};
+use super::deployed::{Deployed, refusal};
+use super::foreign::Isolation;
+
+const REFUSED_WITHIN: Duration = Duration::from_secs(90);
+const LIVE_WITHIN: Duration = Duration::from_secs(60);
+
+/// The refusal of a start, which has a cure and whose message holds `words`.
+fn refused(deployed: &Deployed, instance: &str, words: &[&str]) -> Value {
+    let port = free_port();
+    let (health, instance) = (
+        format!("health.listen=127.0.0.1:{port}"),
+        format!("instance={instance}"),
+    );
+    let run = deployed.run(&["--set", &health, "--set", &instance]);
+    let (status, failure) = refusal(run, REFUSED_WITHIN);
+    assert_eq!(status, 1, "{failure}");
+    let told = failure.to_string();
+    for word in words {
+        assert!(told.contains(word), "{word:?} is not in {told}");
+    }
+    assert!(
+        failure["cure"]
+            .as_str()
+            .is_some_and(|cure| !cure.is_empty()),
+        "{failure}"
+    );
+    failure
+}
+
+#[test]
+fn a_broker_that_is_not_there() {
+    let deployed = Deployed::new("pipelines/card-fraud", "nobody", 1, Broker::shared());
+    let nobody = format!("127.0.0.1:{}", free_port());
+    deployed.edit(|settings| settings["kafka"]["brokers"] = nobody.as_str().into());
+    refused(&deployed, "one", &[&nobody]);
+}
+
+#[test]
+fn topics_that_are_not_there() {
+    let broker = Broker::shared();
+    let deployed = Deployed::new("pipelines/card-fraud", "homeless", 1, broker);
+    let mut foreign = broker.foreign();
+    // None; then those of the input; then all but one of the output.
+    refused(&deployed, "one", &[&deployed.topic("transactions")]);
+    let (payments, labels) = (deployed.topic("transactions"), deployed.topic("labels"));
+    foreign.create([(payments.as_str(), 1), (labels.as_str(), 1)]);
+    refused(&deployed, "one", &[&deployed.topic("decisions")]);
+    let (decisions, letters) = (deployed.topic("decisions"), deployed.topic("dead_letters"));
+    foreign.create([(decisions.as_str(), 1), (letters.as_str(), 1)]);
+    refused(&deployed, "one", &[&deployed.topic("order")]);
+}
+
+#[test]
+fn a_broken_folder_has_its_place() {
+    let broker = Broker::shared();
+    let deployed = Deployed::new("pipelines/card-fraud", "broken", 1, broker);
+    let sql = deployed.folder().join("features.sql");
+    let text = std::fs::read_to_string(&sql).expect("features");
+    let line = text
+        .lines()
+        .position(|line| line.contains("ln(1 + amount)"))
+        .expect("a line")
+        + 1;
+    std::fs::write(&sql, text.replace("ln(1 + amount)", "ln(1 + amuont)")).expect("features");
+    let failure = refused(&deployed, "one", &["amuont"]);
+    assert_eq!(failure["code"], "features", "{failure}");
+    assert_eq!(failure["line"], line, "{failure}");
+
+    std::fs::write(&sql, text.replace("ln(1 + amount)", "ln(2 + amount)")).expect("features");
+    let failure = refused(&deployed, "one", &["trained"]);
+    assert_eq!(failure["code"], "model", "{failure}");
+}
+
+#[test]
+fn who_may_come_in_and_who_may_not() {
+    let broker = Broker::shared();
+    let deployed = Deployed::new("pipelines/card-fraud", "guarded", 1, broker);
+    let mut foreign = broker.foreign();
+    deployed.create_topics(&mut foreign, &["transactions", "labels"]);
+    let payment = json!({
+        "transaction_id": "T1", "tx_time": 1_740_787_200_000_i64, "card_id": "C1", "terminal_id": "M1",
+        "device_id": "D1", "amount": 12.5,
+    });
+    for (mechanism, events) in [("PLAIN", 1), ("SCRAM-SHA-256", 2)] {
+        let as_user = |password: &str| {
+            let properties = [
+                ("security.protocol", "SASL_SSL"),
+                (
+                    "ssl.ca.location",
+                    broker.certificate().to_str().expect("a plain path"),
+                ),
+                ("sasl.mechanism", mechanism),
+                ("sasl.username", USER),
+                ("sasl.password", password),
+            ]
+            .map(|(key, value)| (Yaml::from(key), Yaml::from(value)));
+            deployed.edit(|settings| {
+                settings["kafka"]["brokers"] = broker.secured().into();
+                settings["kafka"]["properties"] = Yaml::Mapping(properties.into_iter().collect());
+            });
+        };
+        as_user("queen-of-hearts");
+        let failure = refused(&deployed, "one", &["sasl"]);
+        assert!(
+            !failure.to_string().contains("queen-of-hearts"),
+            "a secret is told: {failure}"
+        );
+
+        as_user(PASSWORD);
+        let mut service = deployed.start("one");
+        service.wait_until_live(LIVE_WITHIN);
+        let input = deployed.topic("transactions");
+        let record = json!({"key": "C1", "value": payment.to_string()});
+        foreign.ask(&json!({"do": "produce", "topic": input, "records": [record]}));
+        foreign.wait_for_end(&deployed.group(), &[&input], LIVE_WITHIN);
+        service.stop();
+        let decisions = foreign.consume(&[&deployed.topic("decisions")], Isolation::Committed);
+        assert_eq!(decisions.len(), events, "{mechanism}");
+    }
+}
+
+#[test]
+fn a_second_instance_beside_shared_memory() {
+    let broker = Broker::shared();
+    let deployed = Deployed::new("pipelines/card-fraud", "second", 2, broker);
+    let mut foreign = broker.foreign();
+    deployed.create_topics(&mut foreign, &["transactions", "labels"]);
+    let mut first = deployed.start("one");
+    first.wait_until_live(LIVE_WITHIN);
+    refused(&deployed, "two", &["terminal"]);
+    // The first goes on as if nothing had been.
+    let (input, group) = (deployed.topic("transactions"), deployed.group());
+    let records: Vec<Value> = (0..40)
+        .map(|i| {
+            let payment = json!({
+                "transaction_id": format!("T{i}"), "tx_time": 1_740_787_200_000_i64 + i, "card_id": format!("C{i}"),
+                "terminal_id": "M1", "device_id": "D1", "amount": 12.5,
+            });
+            json!({"key": format!("C{i}"), "value": payment.to_string()})
+        })
+        .collect();
+    foreign.ask(&json!({"do": "produce", "topic": input, "records": records}));
+    foreign.wait_for_end(&group, &[&input], LIVE_WITHIN);
+    first.stop();
+    let decisions = foreign.consume(&[&deployed.topic("decisions")], Isolation::Committed);
+    assert_eq!(decisions.len(), records.len());
+}

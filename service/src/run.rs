@@ -207,10 +207,6 @@ impl Service<'_> {
             default("client.id", &self.instance.name);
             // A member that has died is missed soon: its partitions go to others.
             default("session.timeout.ms", "6000");
-            if self.folder.streams.len() > 1 {
-                // Gives a member the same partitions of every topic.
-                default("partition.assignment.strategy", "range");
-            }
         }
         KafkaOptions {
             brokers: kafka.brokers.clone(),

@@ -45,7 +45,7 @@ pub use pace::Permit;
 
 /// How long another instance's ghost may stay in the group before it is taken for alive: longer
 /// than a session lasts.
-const GHOST_WITHIN: Duration = Duration::from_secs(20);
+const GHOST_WITHIN: Duration = Duration::from_secs(40);
 /// What a transaction's commit takes before any was measured.
 const COMMIT_GUESS: Duration = Duration::from_millis(10);
 
@@ -125,7 +125,6 @@ pub fn run(folder: &PipelineFolder, options: &RunOptions) -> Result<Summary, Fai
         stop,
     };
     service.alone()?;
-    service.outputs_are_there()?;
     let mut tally = Tally::with_frauds(&folder.relation);
     let started = Instant::now();
     let (to_writer, barriers) = bounded(1);
@@ -143,6 +142,7 @@ pub fn run(folder: &PipelineFolder, options: &RunOptions) -> Result<Summary, Fai
                 let source = KafkaSource::new(folder.relation.clone(), &folder.streams, &options)
                     .map_err(input_failure)?;
                 let all = service.partitions(&source)?;
+                service.outputs_are_there()?;
                 let _ = committers.send(source.committer());
                 drop(committers);
                 if settled.recv().is_err() || !service.history(&source.committer(), &all, feeder)? {
@@ -200,13 +200,16 @@ impl Service<'_> {
         let mut default = |key: &str, value: &str| {
             properties.entry(key.into()).or_insert_with(|| value.into());
         };
-        default("session.timeout.ms", "10000");
         // Bringing state back may take long, and meanwhile nobody polls.
         default("max.poll.interval.ms", "1800000");
         if self.by_partition {
             default("client.id", &self.instance.name);
             // A member that has died is missed soon: its partitions go to others.
             default("session.timeout.ms", "6000");
+        } else {
+            // One that comes back under its name is known at once, so this is how long the broker
+            // may be away.
+            default("session.timeout.ms", "30000");
         }
         KafkaOptions {
             brokers: kafka.brokers.clone(),

@@ -573,7 +573,7 @@ fn expected(rows: &[Row], features: &[Feature], feature: &Feature) -> arrow::arr
             false => "coalesce(a.f, 0)".into(),
         };
     }
-    if feature.sql().starts_with("lag(coalesce") {
+    if feature.sql().starts_with("lag(coalesce(units, 0), 4, -1)") {
         value = "CASE WHEN a.e IS NULL THEN -1 ELSE a.f END".into();
     }
     let sql = format!(

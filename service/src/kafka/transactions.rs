@@ -53,7 +53,12 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, _: ()) {
-        if let Err((error, _)) = result {
+        if let Err((error, _)) = result
+            && !matches!(
+                error.rdkafka_error_code(),
+                Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)
+            )
+        {
             tracing::warn!(%error, "a record of a transaction was not delivered");
         }
     }
@@ -145,7 +150,7 @@ impl Transactions {
                 }
                 Err(error) => error,
             };
-            if started.elapsed() > SETTLED_WITHIN {
+            if started.elapsed() > SETTLED_WITHIN || is_no_member(&error) {
                 return Err(self.failed("commit a transaction", &error));
             }
             match remedy(&error) {
@@ -252,6 +257,7 @@ impl Transactions {
                 "another process writes as {}: stop it, or give this one a name of its own with --instance",
                 self.id
             ),
+            _ if is_no_member(error) => "start it again: nothing is lost. The broker heard nothing of this instance for session.timeout.ms and gave its partitions away; raise that under kafka.properties if the broker is away for longer".into(),
             _ => "look at the broker; nothing is lost, and a restart goes on where the last commit left off".into(),
         };
         Failure::new("kafka", format!("cannot {doing} as {}: {error}", self.id)).cure(cure)
@@ -296,6 +302,15 @@ fn remedy(error: &KafkaError) -> Remedy {
         KafkaError::Flush(_) => Remedy::Abort,
         _ => Remedy::Rebuild,
     }
+}
+
+/// The group has gone on without this instance. What it had not committed may be another's by now, so
+/// it is never sent again.
+fn is_no_member(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(RDKafkaErrorCode::UnknownMemberId | RDKafkaErrorCode::FencedInstanceId)
+    )
 }
 
 fn too_large(error: &KafkaError) -> bool {

@@ -45,7 +45,6 @@ fn a_slow_model_is_left_out_and_the_state_goes_on() {
         "2026-01-01",
         "--out",
         path,
-        "--json",
     ]);
     let payments = deployed.topic("transactions");
     let mut service = deployed.start("slow");

@@ -13,6 +13,7 @@ mod lanes;
 mod pace;
 mod recover;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -124,6 +125,9 @@ pub fn run(folder: &PipelineFolder, options: &RunOptions) -> Result<Summary, Fai
         drill: Drill::of(&settings.drill),
         stop,
     };
+    // What is missing is missed before the group is joined.
+    let all = service.partitions()?;
+    service.outputs_are_there()?;
     service.alone()?;
     let mut tally = Tally::with_frauds(&folder.relation);
     let started = Instant::now();
@@ -141,8 +145,6 @@ pub fn run(folder: &PipelineFolder, options: &RunOptions) -> Result<Summary, Fai
                 let options = service.kafka_options(Arc::downgrade(&open));
                 let source = KafkaSource::new(folder.relation.clone(), &folder.streams, &options)
                     .map_err(input_failure)?;
-                let all = service.partitions(&source)?;
-                service.outputs_are_there()?;
                 let _ = committers.send(source.committer());
                 drop(committers);
                 if settled.recv().is_err() || !service.history(&source.committer(), &all, feeder)? {
@@ -234,8 +236,19 @@ impl Service<'_> {
     ///
     /// # Errors
     /// A topic that is not there; topics that cannot share lanes.
-    fn partitions(&self, source: &KafkaSource) -> Result<Vec<TopicPartition>, Failure> {
-        let topics = source.check_topics().map_err(input_failure)?;
+    fn partitions(&self) -> Result<Vec<TopicPartition>, Failure> {
+        let kafka = &self.folder.settings.kafka;
+        let mut topics: BTreeMap<Arc<str>, i32> = BTreeMap::new();
+        for topic in self
+            .folder
+            .streams
+            .iter()
+            .filter_map(|s| s.topic.as_deref())
+        {
+            let count = KafkaSource::partitions_of(&kafka.brokers, &kafka.properties, topic)
+                .map_err(input_failure)?;
+            topics.insert(topic.into(), count);
+        }
         let counts: Vec<i32> = topics.values().copied().collect();
         if self.by_partition && counts.windows(2).any(|pair| pair[0] != pair[1]) {
             let each: Vec<String> = topics.iter().map(|(t, n)| format!("{t} {n}")).collect();

@@ -124,7 +124,8 @@ impl KafkaSource {
         Ok(partitions)
     }
 
-    /// How many partitions a topic has that this consumer does not read; fails where it is missing.
+    /// How many partitions a topic has, asked without joining a group. Fails as
+    /// [`KafkaSource::check_topics`] does.
     pub fn partitions_of(
         brokers: &str,
         properties: &BTreeMap<String, String>,

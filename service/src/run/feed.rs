@@ -120,12 +120,14 @@ impl<'a> Feed<'a> {
             .metrics
             .taken(&self.service.folder.relation, &batch);
         let now_us = now_us();
+        let behind = self.source.is_behind();
         let offsets = self.source.offsets();
         self.service.lanes.mark(&offsets);
         let (mut from, rows) = (0, batch.len());
         let mut mark = Some(offsets);
         while from < rows {
-            let is_past = |row: usize| pace.is_past(now_us - batch.broker_time_us[row]);
+            // What waited for us is late, and no backlog: the ladder is there to catch up with it.
+            let is_past = |row: usize| behind && pace.is_past(now_us - batch.broker_time_us[row]);
             let backlog = is_past(from);
             let until = (from..rows)
                 .find(|row| is_past(*row) != backlog)

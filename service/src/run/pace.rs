@@ -18,14 +18,17 @@ const ROWS_MAX: usize = 1024;
 /// Rows of a batch, at least, however slow the model.
 const ROWS_MIN: usize = 16;
 /// From this many rows on, a batch tells what a row costs; below, what a batch costs by itself.
-const ROWS_TELLING: usize = 64;
-/// Weight of the newest observation.
+const ROWS_TELLING: usize = 8;
+/// Weight of the newest observation, and of one that is worse than was predicted.
 const NEWEST: f64 = 0.1;
+const NEWEST_WORSE: f64 = 0.5;
 /// What is predicted is held to be this much longer.
 const MARGIN: f64 = 1.25;
 /// By how much the cost of a rung that was too slow for a batch is forgotten, so that it is tried
 /// again after an outlier.
-const FORGET: f64 = 0.995;
+const FORGET: f64 = 0.9998;
+/// Rows of a batch before anything is known of what one costs.
+const ROWS_FIRST: usize = 64;
 /// Share of the deadline that the work on one batch may take.
 const BATCH_SHARE: f64 = 0.3;
 
@@ -94,7 +97,10 @@ impl Pace {
 
     /// Rows to take into one batch.
     pub fn rows_max(&self) -> usize {
-        let row_us = self.costs()[Rung::Full as usize].row_us.max(0.1);
+        let row_us = self.costs()[Rung::Full as usize].row_us;
+        if row_us == 0.0 {
+            return ROWS_FIRST;
+        }
         ((self.deadline_us * BATCH_SHARE / row_us) as usize).clamp(ROWS_MIN, ROWS_MAX)
     }
 
@@ -145,6 +151,7 @@ impl Pace {
         };
         *estimate = match *estimate == 0.0 {
             true => seen,
+            false if seen > *estimate => *estimate + NEWEST_WORSE * (seen - *estimate),
             false => *estimate + NEWEST * (seen - *estimate),
         };
     }
@@ -207,7 +214,7 @@ mod tests {
         let pace = Pace::new(Duration::from_millis(50), Duration::ZERO);
         pace.learn(Rung::Full, 100, &timing(10_000_000));
         assert_ne!(pace.rung(100, 0), Rung::Full);
-        let again = (0..2000).any(|_| pace.rung(100, 0) == Rung::Full);
+        let again = (0..100_000).any(|_| pace.rung(100, 0) == Rung::Full);
         assert!(again, "a rung that is never tried cannot be learnt anew");
     }
 

@@ -73,7 +73,11 @@ fn a_slow_model_is_left_out_and_the_state_goes_on() {
     }
     assert!(rungs.len() > 1, "only {rungs:?}");
     let full = rungs.get("full").copied().unwrap_or(0);
-    assert!(full < PAYMENTS / 2, "too slow for most, and yet {rungs:?}");
+    // The full model alone would have taken fifty seconds for ten seconds of payments.
+    assert!(
+        full < PAYMENTS * 9 / 10,
+        "too slow for all, and yet {rungs:?}"
+    );
     let missed = metrics
         .lines()
         .find_map(|line| line.strip_prefix("sanderling_deadline_misses_total "))

@@ -43,7 +43,8 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
  * {do: topics, topics: {NAME: {partitions, configs: {}}}}
  * {do: produce, topic, records: [{key, value | value_base64 | neither, partition, headers: {}}], transaction: commit | abort}
  * {do: produce, topic, file, key: FIELD, from, to, rate, transaction}      lines [from, to) of a .jsonl file
- * {do: consume, topics: [], isolation, out}     from the oldest record to the present end, as lines of a file
+ * {do: consume, topics: [], isolation, out}     from the oldest record to the present end, as lines of a
+ *                                               file, once no transaction is open there
  * {do: ends, topics: []}                        -> {TOPIC: {PARTITION: next}}, transactions or not
  * {do: committed, group}                        -> {TOPIC: {PARTITION: next}}
  * {do: members, group}                          -> {members}
@@ -51,6 +52,8 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
  */
 public class Foreign {
     private static final ObjectMapper JSON = new ObjectMapper();
+    /** Longer than any transaction stays open whose producer was killed. */
+    private static final Duration CONSUMED_WITHIN = Duration.ofSeconds(60);
     private final String bootstrap;
     private final Admin admin;
 
@@ -188,8 +191,14 @@ public class Foreign {
             }
             consumer.assign(partitions);
             consumer.seekToBeginning(partitions);
-            Map<TopicPartition, Long> ends = consumer.endOffsets(partitions);
+            // Not the consumer's own ends: those stop before the first transaction that is open, which
+            // may be a dead producer's, with committed records behind it.
+            Map<TopicPartition, Long> ends = ends(partitions);
+            long until = System.nanoTime() + CONSUMED_WITHIN.toNanos();
             while (ends.entrySet().stream().anyMatch(end -> consumer.position(end.getKey()) < end.getValue())) {
+                if (System.nanoTime() > until) {
+                    throw new IllegalStateException("a transaction is still open before " + ends);
+                }
                 for (ConsumerRecord<byte[], byte[]> record : consumer.poll(Duration.ofMillis(200))) {
                     out.write(JSON.writeValueAsString(shown(record)));
                     out.newLine();
@@ -231,12 +240,20 @@ public class Foreign {
     private ObjectNode ends(JsonNode topics) throws Exception {
         List<String> names = new ArrayList<>();
         topics.forEach(topic -> names.add(topic.asText()));
-        Map<TopicPartition, OffsetSpec> asked = new HashMap<>();
+        List<TopicPartition> partitions = new ArrayList<>();
         admin.describeTopics(names).allTopicNames().get().forEach((name, topic) -> topic.partitions().forEach(
-                partition -> asked.put(new TopicPartition(name, partition.partition()), OffsetSpec.latest())));
+                partition -> partitions.add(new TopicPartition(name, partition.partition()))));
         ObjectNode ends = JSON.createObjectNode();
-        admin.listOffsets(asked).all().get().forEach(
-                (at, end) -> ends.withObjectProperty(at.topic()).put("" + at.partition(), end.offset()));
+        ends(partitions).forEach((at, end) -> ends.withObjectProperty(at.topic()).put("" + at.partition(), end));
+        return ends;
+    }
+
+    /** The next offsets, whatever became of the transactions that wrote there. */
+    private Map<TopicPartition, Long> ends(List<TopicPartition> partitions) throws Exception {
+        Map<TopicPartition, OffsetSpec> asked = new HashMap<>();
+        partitions.forEach(partition -> asked.put(partition, OffsetSpec.latest()));
+        Map<TopicPartition, Long> ends = new HashMap<>();
+        admin.listOffsets(asked).all().get().forEach((at, end) -> ends.put(at, end.offset()));
         return ends;
     }
 

@@ -38,14 +38,16 @@ fn what_was_aborted_is_hidden_from_those_who_ask() {
 
     let committed = foreign.consume(&["harness"], Isolation::Committed);
     assert_eq!(values(&committed), ["plain", "committed", "last"]);
-    // The marker of a transaction takes an offset, so the end is known only behind a plain record.
-    assert_eq!(committed[2].offset, 5);
+    // The marker of a transaction takes an offset, and a broker that was killed may write it again;
+    // so the end is known only behind a plain record.
+    let last = committed[2].offset;
+    assert!(last >= 5, "{last}");
     assert_eq!(committed[2].headers["h"].as_deref(), Some("last"));
     assert!(committed[0].timestamp <= committed[2].timestamp);
     let all = foreign.consume(&["harness"], Isolation::Uncommitted);
     assert_eq!(values(&all), ["plain", "aborted", "committed", "last"]);
 
-    assert_eq!(foreign.ends(&["harness"])["harness"]["0"], 6);
+    assert_eq!(foreign.ends(&["harness"])["harness"]["0"], last + 1);
     assert!(foreign.committed("nobody").is_empty());
     assert_eq!(foreign.progress("nobody", &["harness"]), 0);
     foreign.wait_for_progress("nobody", &["harness"], 0, Duration::ZERO);

@@ -16,7 +16,11 @@ use crate::dlq::{Letters, Selection};
 use crate::failure::Failure;
 use crate::folder::PipelineFolder;
 use crate::log::LogFormat;
+use crate::replay::{ReplayInput, ReplayOrder};
 use crate::{against, demo, dlq, evaluate, features, log, replay, run, simulate, train, validate};
+
+/// What stands for the pipeline's topics where files can be named too.
+const KAFKA: &str = "kafka";
 
 /// Streaming risk and anomaly engine: features, scores, explanations and decisions on every event,
 /// and the same answers again on replay.
@@ -197,17 +201,19 @@ struct RunArgs {
 struct ReplayArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
-    #[command(flatten)]
-    input: InputArgs,
+    /// Files: comma-separated [stream=]path; .parquet, .csv or .jsonl. Or kafka: the topics of the
+    /// pipeline, from their oldest record to their present end.
+    #[arg(long, value_name = "FILES|kafka")]
+    input: String,
     /// Rows before it are folded as state only.
     #[arg(long, value_parser = time, value_name = "T")]
     from: Option<EventTime>,
     /// Rows from it on are left out.
     #[arg(long, value_parser = time, value_name = "T")]
     to: Option<EventTime>,
-    /// Follow the order and the rungs of this log: the order.parquet of a replay, or order records as
-    /// JSON lines. Rows that it does not name are left out.
-    #[arg(long, value_name = "FILE")]
+    /// Follow the order and the rungs of this log: the order.parquet of a replay, order records as JSON
+    /// lines, or kafka: the pipeline's order topic. Rows that it does not name are left out.
+    #[arg(long, value_name = "FILE|kafka")]
     order: Option<PathBuf>,
     /// Folder of the output.
     #[arg(long, value_name = "DIR")]
@@ -517,10 +523,16 @@ fn answer(cli: &Cli) -> Result<(), Vec<Failure>> {
             let summary = replay::replay(
                 &folder,
                 &replay::ReplayOptions {
-                    inputs: args.input.files(&folder)?,
+                    input: match args.input == KAFKA {
+                        true => ReplayInput::Kafka,
+                        false => ReplayInput::Files(files(&folder, &args.input)?),
+                    },
                     from: args.from,
                     to: args.to,
-                    order: args.order.clone(),
+                    order: args.order.as_ref().map(|order| match order == Path::new(KAFKA) {
+                        true => ReplayOrder::Kafka,
+                        false => ReplayOrder::File(order.clone()),
+                    }),
                     out: args.out.clone(),
                     resume: args.resume,
                     batch_rows: args.batch_rows as usize,

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::resume_unwind;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -73,8 +74,8 @@ pub struct Work {
     pub lane: Lane,
     /// The events.
     pub events: EventBatch,
-    /// Rung to score them on.
-    pub rung: Rung,
+    /// Rung to score them on; without one, the highest for which there is time when they are scored.
+    pub rung: Option<Rung>,
     /// They were past their deadline when they arrived.
     pub backlog: bool,
     /// Folded before a crash: they move the state again and nothing comes out.
@@ -83,7 +84,7 @@ pub struct Work {
     /// read with them are still to come.
     pub mark: Option<Offsets>,
     /// Held while they are on the line.
-    pub permit: Option<Permit>,
+    pub permit: Option<Arc<Permit>>,
 }
 
 impl Work {
@@ -92,7 +93,7 @@ impl Work {
         Self {
             lane: Lane::WHOLE,
             events,
-            rung: Rung::Full,
+            rung: Some(Rung::Full),
             backlog: false,
             quiet: false,
             mark: None,
@@ -148,8 +149,6 @@ pub struct Barrier {
     pub position: serde_json::Value,
     /// Sequence of the lane's next row.
     pub sequence: u64,
-    /// The stages put their state in. Without it, a barrier marks a position and nothing more.
-    pub with_state: bool,
     /// State of the windows.
     pub windows: Option<Snapshot>,
     /// State of the model.
@@ -171,11 +170,11 @@ enum Flow<R, T> {
 /// A batch and what is known of it so far.
 struct Carried<T> {
     lane: Lane,
-    rung: Rung,
+    rung: Option<Rung>,
     backlog: bool,
     quiet: bool,
     mark: Option<Offsets>,
-    permit: Option<Permit>,
+    permit: Option<Arc<Permit>>,
     timing: Timing,
     made: T,
 }
@@ -288,7 +287,7 @@ impl Feeder {
                 mark,
                 permit,
                 timing: Timing {
-                    wait_us: waited_us(&events.broker_time_us),
+                    wait_us: age_us(&events.broker_time_us),
                     ..Timing::default()
                 },
                 made: events,
@@ -374,9 +373,7 @@ fn stage<S, P, R, I, O>(
             Flow::Rejected(letters) => Flow::Rejected(letters),
             Flow::Mark(offsets) => Flow::Mark(offsets),
             Flow::Barrier(mut barrier) => {
-                if barrier.with_state
-                    && let Some(state) = lanes.get(&barrier.lane)
-                {
+                if let Some(state) = lanes.get(&barrier.lane) {
                     cut(state, &mut barrier);
                 }
                 Flow::Barrier(barrier)
@@ -418,7 +415,12 @@ fn score(
     carried: Carried<FeatureBatch>,
     (scorer, drill): &mut SlowScorer,
 ) -> Result<Carried<(FeatureBatch, Scored)>, PipelineError> {
-    let rung = carried.rung;
+    let in_time = || {
+        let age_us = age_us(&carried.made.events.broker_time_us);
+        let permit = carried.permit.as_ref()?;
+        Some(permit.rung(carried.made.scored.len(), age_us as i64))
+    };
+    let rung = carried.rung.or_else(in_time).unwrap_or(Rung::Full);
     carried.with(|batch, timing| {
         let start = Instant::now();
         let scored = scorer.score(&batch, rung)?;
@@ -487,7 +489,7 @@ fn judge(
 }
 
 /// How long ago the broker took the oldest of a batch's records; 0 without a broker.
-fn waited_us(broker_time_us: &[i64]) -> u64 {
+fn age_us(broker_time_us: &[i64]) -> u64 {
     let now_us = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()

@@ -6,15 +6,17 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Lines};
+use std::io::{BufRead, BufReader, BufWriter, Lines, Write};
 use std::path::{Path, PathBuf};
 
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
-use sanderling_ingest::Wanted;
-use sanderling_schemas::OrderRecord;
+use sanderling_ingest::{IngestError, OrderLog, Wanted};
 use sanderling_schemas::wire::orders_from_batch;
+use sanderling_schemas::{Offsets, OrderRecord};
 
 use crate::failure::{Failure, io_failure};
+use crate::folder::PipelineFolder;
+use crate::replay::input_failure;
 
 /// Records of a table that are decoded at once.
 const RECORDS: usize = 1024;
@@ -24,6 +26,18 @@ const RECORDS: usize = 1024;
 pub struct OrderFile {
     path: PathBuf,
     is_table: bool,
+}
+
+/// What stops the copying of a topic.
+enum Unwritten {
+    Topic(IngestError),
+    Disk(Failure),
+}
+
+impl From<IngestError> for Unwritten {
+    fn from(e: IngestError) -> Self {
+        Self::Topic(e)
+    }
 }
 
 /// What an order log names.
@@ -54,6 +68,49 @@ impl OrderFile {
             path: path.to_path_buf(),
             is_table,
         })
+    }
+
+    /// The log of the pipeline's order topic, copied to `order-log.jsonl` in the folder `out`; with
+    /// `again`, the copy that an earlier run made, if it did.
+    pub fn of_topic(folder: &PipelineFolder, out: &Path, again: bool) -> Result<Self, Failure> {
+        let copy = out.join("order-log.jsonl");
+        if again && copy.is_file() {
+            return Self::new(&copy);
+        }
+        let (kafka, order) = (&folder.settings.kafka, &folder.settings.output.order);
+        let topic = order.as_ref().ok_or_else(|| {
+            Failure::new("config", "the pipeline writes no order log")
+                .in_file(&folder.path.join("pipeline.yaml"))
+                .cure("name the topic with output.order, or give the log as a file: --order FILE")
+        })?;
+        let failed = |e: std::io::Error| io_failure(&copy, "write the order log", &e);
+        std::fs::create_dir_all(out).map_err(failed)?;
+        // Under another name until it is whole.
+        let part = out.join("order-log.jsonl.part");
+        let mut file = BufWriter::new(File::create(&part).map_err(failed)?);
+        let mut records = 0_u64;
+        let read = OrderLog::new(&kafka.brokers, &kafka.properties, topic)
+            .map_err(input_failure)?
+            .read_from(&Offsets::default(), |record| {
+                records += 1;
+                serde_json::to_writer(&mut file, &record)
+                    .map_err(std::io::Error::from)
+                    .and_then(|()| file.write_all(b"\n"))
+                    .map_err(|e| Unwritten::Disk(failed(e)))
+            });
+        match read {
+            Ok(_) => {}
+            Err(Unwritten::Topic(e)) => return Err(input_failure(e)),
+            Err(Unwritten::Disk(failure)) => return Err(failure),
+        }
+        if records == 0 {
+            return Err(Failure::new("order", format!("the topic {topic} holds no order record"))
+                .cure("run the pipeline first, or replay the topics in the broker's order, without --order"));
+        }
+        file.flush()
+            .and_then(|()| std::fs::rename(&part, &copy))
+            .map_err(failed)?;
+        Self::new(&copy)
     }
 
     /// The file.

@@ -1,4 +1,4 @@
-//! `sanderling replay`: the fold over recorded files.
+//! `sanderling replay`: the fold over recorded files, or over what topics hold.
 //!
 //! Input order and the full rung, unless an order log says otherwise. Checkpoints are kept under
 //! the output folder, so that `--resume` goes on after a crash with the same decisions.
@@ -6,6 +6,7 @@
 mod given;
 mod ordered;
 mod source;
+mod topics;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use sanderling_schemas::wire::{DecisionTable, SourceId};
 use serde::{Deserialize, Serialize};
 
 use self::given::Given;
-use self::source::{Source, Step};
+use self::source::{Opened, Source, Step};
 use crate::checkpoint::{Checkpoint, CheckpointManifest, CheckpointStore};
 use crate::failure::{Failure, io_failure};
 use crate::folder::{PipelineFolder, relation_field};
@@ -31,16 +32,18 @@ use crate::progress::Progress;
 use crate::resolve::parse_duration_us;
 use crate::tally::{Summary, Tally};
 
+pub use self::source::{ReplayInput, ReplayOrder};
+
 /// What to replay, and where to.
 pub struct ReplayOptions {
-    /// Files, each of a stream.
-    pub inputs: Vec<sanderling_ingest::Input>,
+    /// What is read.
+    pub input: ReplayInput,
     /// Rows before it are folded as state only.
     pub from: Option<EventTime>,
     /// Rows from it on are not read.
     pub to: Option<EventTime>,
-    /// Order log to follow, instead of the order of the files.
-    pub order: Option<PathBuf>,
+    /// Order log to follow, instead of the order of the input.
+    pub order: Option<ReplayOrder>,
     /// Folder of the output.
     pub out: PathBuf,
     /// Go on from the newest good checkpoint in the output folder.
@@ -62,10 +65,11 @@ struct ReplayProgress {
 /// Replays; returns the summary that also stands in `summary.json`.
 pub fn replay(folder: &PipelineFolder, options: &ReplayOptions) -> Result<Summary, Failure> {
     let labels_come_as_rows = folder.relation.labels.as_ref().is_some_and(|labels| {
-        options
-            .inputs
-            .iter()
-            .any(|i| i.stream == folder.relation.streams[labels.stream].name)
+        let stream = &folder.relation.streams[labels.stream].name;
+        match &options.input {
+            ReplayInput::Files(inputs) => inputs.iter().any(|input| input.stream == *stream),
+            ReplayInput::Kafka => true,
+        }
     });
     let new_pipeline = || -> Result<Pipeline, Failure> {
         let mut pipeline = Pipeline::new(folder, options.threads)?;
@@ -78,7 +82,11 @@ pub fn replay(folder: &PipelineFolder, options: &ReplayOptions) -> Result<Summar
     let mut pipeline = new_pipeline()?;
     let versions = pipeline.judge.versions().clone();
     let table = decision_table(folder, &pipeline)?;
-    let (mut source, lanes, rows) = Source::open(folder, options, !labels_come_as_rows)?;
+    let Opened {
+        mut source,
+        lanes,
+        rows,
+    } = Source::open(folder, options, !labels_come_as_rows)?;
     let progress = Progress::rows("replay", rows);
 
     let state = options.out.join("state");
@@ -104,8 +112,9 @@ pub fn replay(folder: &PipelineFolder, options: &ReplayOptions) -> Result<Summar
     progress.set(tally.rows_in());
 
     let interval = parse_duration_us(&folder.settings.state.interval).unwrap_or(30_000_000) as u64;
-    // A checkpoint is of one fold; of several there is none, and a crash begins them anew.
-    let interval = (lanes == [None]).then_some(Duration::from_micros(interval));
+    // A checkpoint is of one fold that can be gone on with; elsewhere a crash begins anew.
+    let one = lanes.len() == 1 && lanes.contains(&None) && source.can_resume();
+    let interval = one.then_some(Duration::from_micros(interval));
     let mut pipelines = vec![pipeline];
     for _ in lanes.iter().skip(1) {
         pipelines.push(new_pipeline()?);
@@ -172,7 +181,7 @@ fn feed(
         let input = match source.next(batch_rows)? {
             Step::Batch(rows) => Input::Batch(Work {
                 lane: Lane(rows.lane),
-                rung: rows.rung,
+                rung: Some(rows.rung),
                 backlog: rows.backlog,
                 ..Work::whole(rows.events)
             }),
@@ -202,7 +211,6 @@ fn cut(source: &Source) -> Result<Barrier, Failure> {
     Ok(Barrier {
         position,
         sequence,
-        with_state: true,
         ..Barrier::default()
     })
 }

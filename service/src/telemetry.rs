@@ -41,6 +41,24 @@ const BATCH_ROWS: [f64; 9] = [
 /// Bounds of what writing a checkpoint takes, seconds.
 const CHECKPOINT_S: [f64; 9] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0];
 
+/// A decision that nobody can read yet.
+#[derive(Debug, Clone, Copy)]
+pub struct Awaited {
+    appended_us: i64,
+    backlog: bool,
+}
+
+impl Awaited {
+    /// Those of a batch; none if its broker gave no times.
+    pub fn of(decided: &Decided) -> impl Iterator<Item = Self> {
+        let decisions = decided.broker_time_us.iter().zip(&decided.decisions);
+        decisions.map(|(appended_us, decision)| Self {
+            appended_us: *appended_us,
+            backlog: decision.flags.contains(&Flag::Backlog),
+        })
+    }
+}
+
 /// A part of a batch's way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
@@ -282,8 +300,8 @@ impl Metrics {
         self.batch_rows.observe(batch.len() as f64);
     }
 
-    /// A batch's decisions were handed to the producer, `deadline` being what each had.
-    pub fn batch(&self, decided: &Decided, deadline: Duration) {
+    /// A batch's decisions were handed to the producer.
+    pub fn batch(&self, decided: &Decided) {
         let decisions = decided.decisions.len() as u64;
         for decision in &decided.decisions {
             self.decisions.of(decision.action).inc();
@@ -309,12 +327,16 @@ impl Metrics {
         ] {
             self.stage(stage, Duration::from_micros(us));
         }
+    }
+
+    /// These decisions can be read now, `deadline` being what each had.
+    pub fn visible(&self, decided: &[Awaited], deadline: Duration) {
         let now_us = unix_time().as_micros() as i64;
         let mut misses = 0;
-        for (appended_us, decision) in decided.broker_time_us.iter().zip(&decided.decisions) {
-            let took = Duration::from_micros((now_us - appended_us).max(0) as u64);
+        for awaited in decided {
+            let took = Duration::from_micros((now_us - awaited.appended_us).max(0) as u64);
             self.latency.observe(took.as_secs_f64());
-            misses += u64::from(took > deadline && !decision.flags.contains(&Flag::Backlog));
+            misses += u64::from(took > deadline && !awaited.backlog);
         }
         self.deadline_misses.inc_by(misses);
     }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
@@ -20,6 +20,11 @@ use sanderling_schemas::Partition;
 use super::broker::Words;
 use super::options::{BeforeRevoke, TopicPartition};
 use crate::source::SourceEvent;
+
+/// How the group shares out its partitions: always cooperatively, so a rebalance names what comes and
+/// what goes, never all there is. The client is not asked for the protocol: it does not answer while
+/// it is being closed.
+pub(super) const STRATEGY: (&str, &str) = ("partition.assignment.strategy", "cooperative-sticky");
 
 /// Hears of rebalances, inside the consumer's poll.
 pub(super) struct Group {
@@ -90,10 +95,6 @@ impl ConsumerContext for Group {
                 list.add_partition(topic, partition.0);
             }
         }
-        let cooperative = matches!(
-            consumer.rebalance_protocol(),
-            RebalanceProtocol::Cooperative
-        );
         let all = partitions(list);
         let done = match code {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
@@ -105,10 +106,7 @@ impl ConsumerContext for Group {
                         drop(consumer.split_partition_queue(topic, partition.0));
                     }
                 }
-                let done = match cooperative {
-                    true => consumer.incremental_assign(list),
-                    false => consumer.assign(list),
-                };
+                let done = consumer.incremental_assign(list);
                 done.map(|()| SourceEvent::Assigned(all))
             }
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => {
@@ -118,10 +116,7 @@ impl ConsumerContext for Group {
                 {
                     before(&all);
                 }
-                let done = match cooperative {
-                    true => consumer.incremental_unassign(list),
-                    false => consumer.unassign(),
-                };
+                let done = consumer.incremental_unassign(list);
                 done.map(|()| SourceEvent::Revoked(all))
             }
             _ => Err(KafkaError::Rebalance(RDKafkaErrorCode::from(code))),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
-use sanderling_schemas::{EventBatch, Offset, Relation, Run};
+use sanderling_schemas::{DeadLetter, EventBatch, Offset, Relation, Run};
 
 use super::broker::{Broker, Words};
 use super::options::TopicPartition;
@@ -40,6 +40,8 @@ pub struct RunsReader {
     partitions: BTreeMap<TopicPartition, Reading>,
     consumer: Arc<BaseConsumer<Words>>,
     words: Words,
+    /// Records before and between runs are read too, for those that are refused.
+    with_refused: bool,
 }
 
 /// A partition that is being read.
@@ -74,24 +76,43 @@ impl RunsReader {
             partitions: BTreeMap::new(),
             consumer: Arc::new(consumer),
             words,
+            with_refused: false,
         })
     }
 
-    /// The rows of these runs, run by run, with sequence 0; records that were rejected when they
-    /// were read first are rejected again, silently. `None` if nothing is left.
+    /// The same, and it brings what stands before and between the runs and is refused now as it was
+    /// then. Where a long stretch of a partition is in no run, what is in it is passed over.
+    pub fn with_refused(self) -> Self {
+        Self {
+            with_refused: true,
+            ..self
+        }
+    }
+
+    /// The rows of these runs, run by run, with sequence 0, `None` if there are none; and what was
+    /// refused.
     ///
     /// # Errors
     /// [`IngestError::NotHeld`] if a topic no longer holds the first or the last record of a run.
-    pub fn read(&mut self, runs: &[Run]) -> Result<Option<EventBatch>, IngestError> {
-        let mut records = Vec::new();
+    pub fn read(
+        &mut self,
+        runs: &[Run],
+    ) -> Result<(Option<EventBatch>, Vec<DeadLetter>), IngestError> {
+        let (mut records, mut between) = (Vec::new(), Vec::new());
         for run in runs {
-            self.read_run(run, &mut records)?;
+            self.read_run(run, &mut records, &mut between)?;
         }
-        let (batch, _) = self.topics.decode(&records)?;
-        Ok(batch)
+        let (batch, mut refused) = self.topics.decode(&records)?;
+        refused.extend(self.topics.decode(&between)?.1);
+        Ok((batch, refused))
     }
 
-    fn read_run(&mut self, run: &Run, records: &mut Vec<Record>) -> Result<(), IngestError> {
+    fn read_run(
+        &mut self,
+        run: &Run,
+        records: &mut Vec<Record>,
+        between: &mut Vec<Record>,
+    ) -> Result<(), IngestError> {
         if run.range.from >= run.range.next {
             return Ok(());
         }
@@ -116,8 +137,10 @@ impl RunsReader {
                         reading.ahead = Some(record);
                         break;
                     }
-                    if record.offset >= run.range.from {
-                        records.push(record);
+                    match record.offset >= run.range.from {
+                        true => records.push(record),
+                        false if self.with_refused => between.push(record),
+                        false => {}
                     }
                 }
                 // This may be the end that was reached by an earlier run. If nothing more comes,
@@ -190,7 +213,11 @@ impl RunsReader {
             reading.next = from;
             return seek(&self.consumer, &self.broker, &[(key.clone(), from)]);
         }
-        held(&self.consumer, &self.broker, key, from, run.range.next)?;
+        let low = held(&self.consumer, &self.broker, key, from, run.range.next)?;
+        let from = match self.with_refused {
+            true => low.max(Offset(from.0 - GAP_MAX)),
+            false => from,
+        };
         let (name, partition) = key;
         let no_topic = || IngestError::Declaration {
             stream: name.to_string(),

@@ -59,14 +59,15 @@ pub(super) fn seek<C: ConsumerContext>(
     Ok(())
 }
 
-/// Fails unless the partition still holds what begins at `from`, and reaches `next`.
+/// Fails unless the partition still holds what begins at `from`, and reaches `next`. Returns the
+/// first offset that it holds.
 pub(super) fn held<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     broker: &Broker,
     (topic, partition): &TopicPartition,
     from: Offset,
     next: Offset,
-) -> Result<(), IngestError> {
+) -> Result<Offset, IngestError> {
     let (low, high) = consumer
         .fetch_watermarks(topic, partition.0, ANSWER_WITHIN)
         .map_err(|error| {
@@ -76,7 +77,7 @@ pub(super) fn held<C: ConsumerContext>(
             )
         })?;
     if low <= from.0 && next.0 <= high {
-        return Ok(());
+        return Ok(Offset(low));
     }
     Err(IngestError::NotHeld {
         topic: topic.to_string(),

@@ -14,7 +14,7 @@ use sanderling_schemas::{EventBatch, Offsets, Partition, Relation, Sequence};
 
 use super::broker::Broker;
 use super::committer::Committer;
-use super::group::Group;
+use super::group::{Group, STRATEGY};
 use super::lane::{Lane, Slot};
 use super::options::{KafkaOptions, OffsetReset, TopicPartition};
 use super::probe::{GroupMember, Probe};
@@ -70,7 +70,6 @@ impl KafkaSource {
         };
         let mut own = vec![
             ("auto.offset.reset", reset),
-            ("partition.assignment.strategy", "cooperative-sticky"),
             // How soon a member hears that another has come.
             ("heartbeat.interval.ms", "1000"),
         ];
@@ -85,7 +84,7 @@ impl KafkaSource {
         }
         let followers = followers.into_iter().map(String::from).collect();
         let group = Group::new(followers, options.before_revoke.clone());
-        let fixed = [("group.id", options.group.as_str())];
+        let fixed = [STRATEGY, ("group.id", options.group.as_str())];
         let mut consumer = broker.consumer(&own, &fixed, group)?;
         let wake = Arc::new(Wake::default());
         let wakes = wake.clone();

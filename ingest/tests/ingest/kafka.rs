@@ -536,6 +536,7 @@ fn runs_are_read_again_in_their_order() {
             run("payments-topic", 0, 8, 9),
         ])
         .unwrap()
+        .0
         .unwrap();
     let ids = [
         "p1-40",
@@ -551,17 +552,20 @@ fn runs_are_read_again_in_their_order() {
     let batch = reader
         .read(&[run("payments-topic", 0, 98, 100)])
         .unwrap()
+        .0
         .unwrap();
     assert_eq!(order(&[batch]), ["p0-98", "p0-99"]);
     let batch = reader
         .read(&[run("payments-topic", 0, 1, 2)])
         .unwrap()
+        .0
         .unwrap();
     assert_eq!(order(&[batch]), ["p0-1"]);
     assert!(
         reader
             .read(&[run("labels-topic", 0, 0, 1)])
             .unwrap()
+            .0
             .is_none()
     );
     produce_payments(&brokers, 0, 5, LONG_AGO_MS, 1000);
@@ -569,6 +573,7 @@ fn runs_are_read_again_in_their_order() {
     let batch = reader
         .read(&[run("payments-topic", 0, 98, 103)])
         .unwrap()
+        .0
         .unwrap();
     assert_eq!(batch.len(), 5);
 

@@ -14,7 +14,6 @@ use rdkafka::producer::{
     BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig,
 };
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
-use rdkafka::util::Timeout;
 use sanderling_ingest::Committer;
 use sanderling_schemas::Offsets;
 
@@ -24,7 +23,10 @@ use crate::settings::KafkaSettings;
 
 /// How long the broker keeps a transaction that nobody finishes; readers wait behind it.
 const TRANSACTION_TIMEOUT_MS: &str = "15000";
-/// How long a step of a transaction may take before it is tried again.
+/// How long the end of a transaction may take before a new producer asks for its fate: the answer of
+/// a coordinator that was restarted may never come.
+const END_WITHIN: Duration = Duration::from_secs(5);
+/// How long another step of a transaction may take before it is tried again.
 const STEP_WITHIN: Duration = Duration::from_secs(10);
 /// How long the broker may be unable to settle a transaction before we give up.
 const SETTLED_WITHIN: Duration = Duration::from_secs(180);
@@ -41,6 +43,8 @@ pub struct Transactions {
     kept: Vec<Record>,
     /// A transaction is open at the producer.
     open: bool,
+    /// Its commit has been asked for, and the answer is still to come.
+    committing: bool,
 }
 
 /// Hears from the client what became of each record. A record that was not delivered makes the
@@ -95,6 +99,7 @@ impl Transactions {
             committer,
             kept: Vec::new(),
             open: false,
+            committing: false,
         })
     }
 
@@ -145,7 +150,7 @@ impl Transactions {
             let error = match self.try_commit(offsets) {
                 Ok(()) => {
                     self.kept.clear();
-                    self.open = false;
+                    self.is_over();
                     return Ok(aborts);
                 }
                 Err(error) => error,
@@ -154,6 +159,13 @@ impl Transactions {
                 return Err(self.failed("commit a transaction", &error));
             }
             match remedy(&error) {
+                Remedy::Retry if self.committing && started.elapsed() >= END_WITHIN => {
+                    tracing::warn!(%error, "the producer is made anew to learn a transaction's fate");
+                    aborts += 1;
+                    if self.rebuild(offsets)? {
+                        return Ok(aborts);
+                    }
+                }
                 Remedy::Retry => std::thread::sleep(PAUSE),
                 Remedy::Abort => {
                     tracing::warn!(%error, records = self.kept.len(), "a transaction is aborted and sent again");
@@ -192,16 +204,24 @@ impl Transactions {
                 hand_over(&self.producer, record)?;
             }
         }
-        let mut list = TopicPartitionList::new();
-        for (topic, partition, next) in offsets.iter() {
-            list.add_partition_offset(topic, partition.0, KafkaOffset::Offset(next.0))?;
+        if !self.committing {
+            let mut list = TopicPartitionList::new();
+            for (topic, partition, next) in offsets.iter() {
+                list.add_partition_offset(topic, partition.0, KafkaOffset::Offset(next.0))?;
+            }
+            if list.count() > 0 {
+                let group = self.committer.group_metadata();
+                self.producer
+                    .send_offsets_to_transaction(&list, &group, STEP_WITHIN)?;
+            }
         }
-        if list.count() > 0 {
-            let group = self.committer.group_metadata();
-            self.producer
-                .send_offsets_to_transaction(&list, &group, STEP_WITHIN)?;
-        }
-        self.producer.commit_transaction(Timeout::Never)
+        self.committing = true;
+        self.producer.commit_transaction(END_WITHIN)
+    }
+
+    fn is_over(&mut self) {
+        self.open = false;
+        self.committing = false;
     }
 
     /// Aborts the open transaction; `false` if that cannot be had from this producer.
@@ -216,13 +236,13 @@ impl Transactions {
             return false;
         }
         loop {
-            match self.producer.abort_transaction(Timeout::Never) {
+            match self.producer.abort_transaction(END_WITHIN) {
                 Ok(()) => {
-                    self.open = false;
+                    self.is_over();
                     return true;
                 }
                 Err(error) => match remedy(&error) {
-                    Remedy::Retry if started.elapsed() < SETTLED_WITHIN => {
+                    Remedy::Retry if started.elapsed() < END_WITHIN => {
                         std::thread::sleep(PAUSE);
                     }
                     _ => return false,
@@ -235,7 +255,7 @@ impl Transactions {
     /// be committed, in which case nothing is sent again.
     fn rebuild(&mut self, offsets: &Offsets) -> Result<bool, Failure> {
         self.producer = begin_producer(&self.config, &self.id)?;
-        self.open = false;
+        self.is_over();
         let partitions: Vec<_> = offsets.iter().map(|(t, p, _)| (t.into(), p)).collect();
         let committed = self
             .committer

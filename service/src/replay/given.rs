@@ -6,7 +6,7 @@ use std::path::Path;
 use sanderling_schemas::EventTime;
 use serde::{Deserialize, Serialize};
 
-use super::ReplayOptions;
+use super::{ReplayInput, ReplayOptions, ReplayOrder};
 use crate::failure::Failure;
 
 /// What a replay was asked to read, and from when to when. How many rows a batch has and how many
@@ -28,12 +28,18 @@ impl Given {
             format!("{} of {bytes} bytes", whole.display())
         };
         Self {
-            input: (options.inputs.iter())
-                .map(|input| format!("{}={}", input.stream, file(&input.path)))
-                .collect(),
+            input: match &options.input {
+                ReplayInput::Kafka => vec!["kafka".into()],
+                ReplayInput::Files(inputs) => (inputs.iter())
+                    .map(|input| format!("{}={}", input.stream, file(&input.path)))
+                    .collect(),
+            },
             from: options.from,
             to: options.to,
-            order: options.order.as_deref().map(file),
+            order: options.order.as_ref().map(|order| match order {
+                ReplayOrder::Kafka => "kafka".into(),
+                ReplayOrder::File(path) => file(path),
+            }),
         }
     }
 

@@ -6,9 +6,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use sanderling_ingest::{IngestError, OrderedFiles, Position};
+use sanderling_ingest::{IngestError, OrderedFiles, Position, RunsReader};
 use sanderling_schemas::{
-    DeadLetter, EventBatch, Offset, OffsetRange, OrderRecord, Relation, Run, Rung, Sequence,
+    DeadLetter, EventBatch, EventTime, Offset, OffsetRange, OrderRecord, Relation, Run, Rung, Sequence,
 };
 
 use super::input_failure;
@@ -20,7 +20,7 @@ use crate::order_file::{OrderFile, Records};
 pub struct OrderedSource {
     log: OrderFile,
     records: Records,
-    files: OrderedFiles,
+    rows: NamedRows,
     /// Next sequence of each lane.
     lanes: BTreeMap<Option<i32>, u64>,
     /// Stream of the labels that are made from a file's column, and so not in the log.
@@ -28,12 +28,20 @@ pub struct OrderedSource {
     /// Rows from a moment on are left out, so that sequences are not those of the log.
     cut: bool,
     pieces: VecDeque<Piece>,
-    ready: Option<Rows>,
+    ready: VecDeque<Rows>,
     rejected: VecDeque<DeadLetter>,
     rejected_to_skip: u64,
     accepted_yielded: u64,
     rejected_yielded: u64,
     ended: bool,
+}
+
+/// The rows that an order names, wherever they are kept.
+pub enum NamedRows {
+    /// In files.
+    Files(Box<OrderedFiles>),
+    /// In the topics that they were read from; rows from a moment on are left out.
+    Topics(Box<RunsReader>, Option<EventTime>),
 }
 
 /// Some runs of a record.
@@ -47,11 +55,11 @@ struct Piece {
 }
 
 impl OrderedSource {
-    /// The rows of `files` in the order of `log`. `labels_are_made`: from a column of the files. `cut`:
-    /// rows from a moment on are left out.
+    /// The rows in the order of `log`. `labels_are_made`: from a column of the files. `cut`: rows from a
+    /// moment on are left out.
     pub fn new(
         log: OrderFile,
-        files: OrderedFiles,
+        rows: NamedRows,
         relation: &Relation,
         labels_are_made: bool,
         cut: bool,
@@ -60,12 +68,12 @@ impl OrderedSource {
         Ok(Self {
             records: log.records()?,
             log,
-            files,
+            rows,
             lanes: BTreeMap::new(),
             made: labels.map(|labels| labels.stream as i8),
             cut,
             pieces: VecDeque::new(),
-            ready: None,
+            ready: VecDeque::new(),
             rejected: VecDeque::new(),
             rejected_to_skip: 0,
             accepted_yielded: 0,
@@ -76,14 +84,14 @@ impl OrderedSource {
 
     /// The next rows, at most `rows_max` and the labels made before them.
     pub fn next(&mut self, rows_max: usize) -> Result<Step, Failure> {
-        if self.ready.is_none() {
+        if self.ready.is_empty() {
             self.ready = self.read(rows_max)?;
         }
         if !self.rejected.is_empty() {
             self.rejected_yielded += self.rejected.len() as u64;
             return Ok(Step::Rejected(self.rejected.drain(..).collect()));
         }
-        match self.ready.take() {
+        match self.ready.pop_front() {
             None => Ok(Step::End),
             Some(rows) => {
                 self.accepted_yielded += rows.events.len() as u64;
@@ -111,7 +119,10 @@ impl OrderedSource {
         };
         self.rejected_to_skip = rejected;
         while self.accepted_yielded < accepted {
-            let Some(mut rows) = self.read(rows_max)? else {
+            if self.ready.is_empty() {
+                self.ready = self.read(rows_max)?;
+            }
+            let Some(mut rows) = self.ready.pop_front() else {
                 return Err(input_failure(IngestError::ResumePastEnd {
                     wanted: accepted,
                     found: self.accepted_yielded,
@@ -122,7 +133,7 @@ impl OrderedSource {
             self.accepted_yielded += wanted.min(read);
             if read > wanted {
                 rows.events = rows.events.slice(wanted as usize, (read - wanted) as usize);
-                self.ready = Some(rows);
+                self.ready.push_front(rows);
             }
         }
         self.rejected_yielded = rejected;
@@ -131,38 +142,58 @@ impl OrderedSource {
 
     /// Rows of the files that the log does not name.
     pub fn rows_left_out(&self) -> u64 {
-        self.files.rows_left_out()
+        match &self.rows {
+            NamedRows::Files(files) => files.rows_left_out(),
+            NamedRows::Topics(..) => 0,
+        }
     }
 
-    /// The next rows there are; `None` at the end.
-    fn read(&mut self, rows_max: usize) -> Result<Option<Rows>, Failure> {
+    /// The next rows there are; none at the end.
+    fn read(&mut self, rows_max: usize) -> Result<VecDeque<Rows>, Failure> {
         loop {
             let Some(piece) = self.pieces.pop_front() else {
                 match self.records.next().transpose()? {
                     Some(record) => self.pieces = pieces(record, rows_max),
-                    None if self.ended => return Ok(None),
+                    None if self.ended => return Ok(VecDeque::new()),
                     None => {
                         self.ended = true;
-                        self.files.finish().map_err(input_failure)?;
-                        self.collect_rejected();
-                        return Ok(None);
+                        if let NamedRows::Files(files) = &mut self.rows {
+                            files.finish().map_err(input_failure)?;
+                            let rejected = files.take_rejected();
+                            self.collect_rejected(rejected);
+                        }
+                        return Ok(VecDeque::new());
                     }
                 }
                 continue;
             };
-            let events = self.files.read(piece.lane, &piece.runs);
-            let events = events.map_err(|e| of_order(input_failure(e), &self.log))?;
-            self.collect_rejected();
-            let Some(mut events) = events else { continue };
-            let next = self.follow(&piece, &events)?;
-            events.sequence = Sequence(next);
-            self.lanes.insert(piece.lane, next + events.len() as u64);
-            return Ok(Some(Rows {
-                lane: piece.lane,
-                events,
-                rung: piece.rung,
-                backlog: piece.backlog,
-            }));
+            let (batches, rejected) = match &mut self.rows {
+                NamedRows::Files(files) => files
+                    .read(piece.lane, &piece.runs)
+                    .map(|events| (Vec::from_iter(events), files.take_rejected())),
+                NamedRows::Topics(reader, to) => reader
+                    .read(&piece.runs)
+                    .map(|(events, rejected)| (before(events, *to), rejected)),
+            }
+            .map_err(|e| of_order(input_failure(e), &self.log))?;
+            self.collect_rejected(rejected);
+            let Some(first) = batches.first() else {
+                continue;
+            };
+            let mut next = self.follow(&piece, first)?;
+            let mut ready = VecDeque::with_capacity(batches.len());
+            for mut events in batches {
+                events.sequence = Sequence(next);
+                next += events.len() as u64;
+                ready.push_back(Rows {
+                    lane: piece.lane,
+                    events,
+                    rung: piece.rung,
+                    backlog: piece.backlog,
+                });
+            }
+            self.lanes.insert(piece.lane, next);
+            return Ok(ready);
         }
     }
 
@@ -203,12 +234,27 @@ impl OrderedSource {
         ))
     }
 
-    fn collect_rejected(&mut self) {
-        self.rejected.extend(self.files.take_rejected());
+    fn collect_rejected(&mut self, rejected: Vec<DeadLetter>) {
+        self.rejected.extend(rejected);
         let skipped = self.rejected_to_skip.min(self.rejected.len() as u64);
         self.rejected.drain(..skipped as usize);
         self.rejected_to_skip -= skipped;
     }
+}
+
+/// The rows before a moment, in as few batches as there are stretches of them.
+pub fn before(events: Option<EventBatch>, to: Option<EventTime>) -> Vec<EventBatch> {
+    let (Some(events), Some(to)) = (&events, to) else {
+        return Vec::from_iter(events);
+    };
+    let (times, mut batches, mut from) = (events.event_times_us(), Vec::new(), 0);
+    for stretch in times.chunk_by(|a, b| (*a < to.0) == (*b < to.0)) {
+        if stretch[0] < to.0 {
+            batches.push(events.slice(from, stretch.len()));
+        }
+        from += stretch.len();
+    }
+    batches
 }
 
 /// A fault of an input without a file of its own is one of the log that asked for it.

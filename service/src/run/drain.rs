@@ -18,7 +18,7 @@ use crate::kafka::KafkaSink;
 use crate::line::{Barrier, Next, Outcome, Outcomes};
 use crate::replay::input_failure;
 use crate::tally::Tally;
-use crate::telemetry::{Stage, TransactionEnd};
+use crate::telemetry::{Awaited, Stage, TransactionEnd};
 
 impl Service<'_> {
     /// Sends what comes out of the line until it ends. Barriers with state go to `checkpoints`.
@@ -29,17 +29,22 @@ impl Service<'_> {
         checkpoints: &Sender<Barrier>,
         tally: &mut Tally,
     ) -> Result<(), Failure> {
-        let deadline = Duration::from_millis(self.folder.settings.deadline_ms);
+        let mut awaited = Vec::new();
         loop {
             match outcomes.next_within(sink.due()) {
                 Next::Outcome(Outcome::Decided(decided)) => {
                     if !decided.quiet {
-                        self.pace
-                            .learn(decided.order.rung, decided.rows, &decided.timing);
+                        self.pace.learn(
+                            decided.order.rung,
+                            decided.rows,
+                            decided.decisions.len(),
+                            &decided.timing,
+                        );
                         let started = Instant::now();
                         sink.send_decided(&decided)?;
                         self.metrics.stage(Stage::Encode, started.elapsed());
-                        self.metrics.batch(&decided, deadline);
+                        self.metrics.batch(&decided);
+                        awaited.extend(Awaited::of(&decided));
                         tally.decided(&decided);
                     }
                     if let Some(mark) = decided.mark {
@@ -52,7 +57,7 @@ impl Service<'_> {
                 }
                 Next::Outcome(Outcome::Mark(offsets)) => sink.mark(offsets),
                 Next::Outcome(Outcome::Barrier(barrier)) => {
-                    self.settle(&mut sink, true)?;
+                    self.settle(&mut sink, &mut awaited, true)?;
                     if barrier.windows.is_some() {
                         // A writer that has failed has said so; the service goes on without it.
                         let _ = checkpoints.send(barrier);
@@ -62,17 +67,28 @@ impl Service<'_> {
                 }
                 Next::Nothing => {}
                 Next::End => {
-                    self.settle(&mut sink, true)?;
+                    self.settle(&mut sink, &mut awaited, true)?;
                     return Ok(());
                 }
             }
-            self.settle(&mut sink, false)?;
+            self.settle(&mut sink, &mut awaited, false)?;
         }
     }
 
-    fn settle(&self, sink: &mut KafkaSink, now: bool) -> Result<(), Failure> {
-        if let Some(commit) = sink.settle(now)? {
-            self.pace.committed(commit.whole);
+    fn settle(
+        &self,
+        sink: &mut KafkaSink,
+        awaited: &mut Vec<Awaited>,
+        now: bool,
+    ) -> Result<(), Failure> {
+        let commit = sink.settle(now)?;
+        if commit.is_some() || !self.exactly_once() {
+            let deadline = Duration::from_millis(self.folder.settings.deadline_ms);
+            self.metrics.visible(awaited, deadline);
+            awaited.clear();
+        }
+        if let Some(commit) = commit {
+            self.pace.committed(commit.waited + commit.whole);
             self.metrics.stage(Stage::Commit, commit.waited);
             for _ in 0..commit.aborts {
                 self.metrics

@@ -78,7 +78,7 @@ impl<'a> Feed<'a> {
     }
 
     /// Takes what there is and puts it on the line; `false` once the line has ended.
-    fn turn(&mut self, permit: Permit) -> Result<bool, Failure> {
+    fn turn(&mut self, permit: Arc<Permit>) -> Result<bool, Failure> {
         let rows_max = self.service.pace.rows_max();
         let on_line = match self.source.next(rows_max, POLL).map_err(input_failure)? {
             SourceEvent::Batch(batch) => self.dispatch(batch, permit),
@@ -108,7 +108,7 @@ impl<'a> Feed<'a> {
     }
 
     /// Puts a batch on the line, split where its rows stop being a backlog.
-    fn dispatch(&mut self, mut batch: EventBatch, mut permit: Permit) -> bool {
+    fn dispatch(&mut self, mut batch: EventBatch, permit: Arc<Permit>) -> bool {
         let pace = &self.service.pace;
         let lane = self.lane_of(&batch);
         let Some(sequence) = self.service.lanes.advance(lane, batch.len()) else {
@@ -132,13 +132,6 @@ impl<'a> Feed<'a> {
             let until = (from..rows)
                 .find(|row| is_past(*row) != backlog)
                 .unwrap_or(rows);
-            let oldest_us = batch.broker_time_us[from..until].iter().min();
-            let age_us = now_us - oldest_us.copied().unwrap_or(now_us);
-            let rung = match backlog {
-                true => Rung::Full,
-                false => pace.rung(until - from, age_us),
-            };
-            pace.enter(&mut permit, until - from, rung);
             let last = until == rows;
             let work = Work {
                 lane,
@@ -146,20 +139,11 @@ impl<'a> Feed<'a> {
                     (0, true) => batch.clone(),
                     _ => batch.slice(from, until - from),
                 },
-                rung,
+                rung: backlog.then_some(Rung::Full),
                 backlog,
                 quiet: false,
                 mark: mark.take_if(|_| last),
-                permit: None,
-            };
-            let work = match last {
-                true => {
-                    return self.feeder.send(Input::Batch(Work {
-                        permit: Some(permit),
-                        ..work
-                    }));
-                }
-                false => work,
+                permit: Some(permit.clone()),
             };
             if !self.feeder.send(Input::Batch(work)) {
                 return false;

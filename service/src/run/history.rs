@@ -74,7 +74,7 @@ impl Service<'_> {
                         }
                     }
                     let work = Work {
-                        rung: Rung::Rules,
+                        rung: Some(Rung::Rules),
                         quiet: true,
                         ..Work::whole(events)
                     };

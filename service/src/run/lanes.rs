@@ -103,7 +103,6 @@ impl Lanes {
             lane,
             position: serde_json::to_value(position).expect("names and numbers have a JSON form"),
             sequence,
-            with_state: true,
             passed,
             ..Barrier::default()
         })

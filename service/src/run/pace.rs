@@ -1,8 +1,10 @@
 //! Deadline first: how much to take on, and on which rung.
 //!
-//! The pace knows what a batch costs on each rung, learnt from the batches before, and what is on
-//! the line already. A batch is scored on the highest rung that will be done in time. A rung changes
-//! a score and never the state, so the ladder can be climbed again at any batch.
+//! The pace knows what a batch costs on each rung, learnt from the batches before. The rung is
+//! chosen when a batch is about to be scored, since only then is it known how long it has waited:
+//! the highest one that will be done in time, and that leaves the batch behind it the time for a
+//! lower one. A rung changes a score and never the state, so the ladder can be climbed again at any
+//! batch.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,44 +15,97 @@ use sanderling_schemas::{Rung, Timing};
 
 /// Batches on the line at once: one for each stage that takes time.
 const BATCHES_MAX: usize = 3;
-/// Rows of a batch, at most.
-const ROWS_MAX: usize = 1024;
-/// Rows of a batch, at least, however slow the model.
+/// Rows of a batch, at most: 2 to this power.
+const ROWS_MAX_LOG2: usize = 10;
+/// Rows of a batch that are always taken, however slow the model: a lower rung will do for them.
 const ROWS_MIN: usize = 16;
-/// From this many rows on, a batch tells what a row costs; below, what a batch costs by itself.
-const ROWS_TELLING: usize = 8;
 /// Weight of the newest observation, and of one that is worse than was predicted.
 const NEWEST: f64 = 0.1;
 const NEWEST_WORSE: f64 = 0.5;
 /// What is predicted is held to be this much longer.
 const MARGIN: f64 = 1.25;
-/// By how much the cost of a rung that was too slow for a batch is forgotten, so that it is tried
-/// again after an outlier.
+/// By how much the cost of a single row is forgotten on a rung that was too slow, so that the rung
+/// is tried again once everything had been slow for a while.
 const FORGET: f64 = 0.9998;
-/// Rows of a batch before anything is known of what one costs.
-const ROWS_FIRST: usize = 64;
-/// Share of the deadline that the work on one batch may take.
-const BATCH_SHARE: f64 = 0.3;
+/// Share of the deadline that one stage's work on a batch should take.
+const STAGE_SHARE: f64 = 0.3;
+/// Share of the deadline that scoring a batch may take: the rest is for those that wait meanwhile.
+const SCORE_SHARE: f64 = 0.6;
+/// What a rung that was never tried is held to cost, of what the one above it costs.
+const UNTRIED: f64 = 0.5;
 
-/// What a batch costs on a rung, microseconds.
+/// What batches cost by their size, microseconds: one entry for each power of two of rows. Batches
+/// of a size that was never seen are held to cost what those next in size do, never less.
 #[derive(Debug, Clone, Copy, Default)]
-struct Cost {
-    batch_us: f64,
-    row_us: f64,
-}
+struct Costs([Option<f64>; ROWS_MAX_LOG2 + 1]);
 
-impl Cost {
-    fn of(&self, rows: usize) -> f64 {
-        self.batch_us + self.row_us * rows as f64
+impl Costs {
+    /// The entry of batches of so many rows: those of `2^n` and fewer, but more than `2^(n-1)`.
+    fn size(rows: usize) -> usize {
+        (rows.max(1).next_power_of_two().ilog2() as usize).min(ROWS_MAX_LOG2)
+    }
+
+    /// The least of what larger batches cost, and of what it would cost in smaller ones.
+    fn predict(&self, rows: usize) -> Option<f64> {
+        let wanted = Self::size(rows);
+        let known = self.0.iter().enumerate();
+        known
+            .filter_map(|(size, cost)| {
+                let batches = 1 << wanted.saturating_sub(size);
+                Some((*cost)? * f64::from(batches))
+            })
+            .reduce(f64::min)
+    }
+
+    fn learn(&mut self, rows: usize, took_us: f64) {
+        let estimate = &mut self.0[Self::size(rows)];
+        *estimate = Some(match *estimate {
+            None => took_us,
+            Some(before) => towards(before, took_us),
+        });
+    }
+
+    fn forget(&mut self) {
+        if let Some(one) = &mut self.0[0] {
+            *one *= FORGET;
+        }
     }
 }
 
-/// Predicts, and keeps count of what is on the line.
+/// An estimate after one more observation: quick to see the worse, slow to believe the better.
+fn towards(before: f64, seen: f64) -> f64 {
+    let weight = match seen > before {
+        true => NEWEST_WORSE,
+        false => NEWEST,
+    };
+    before + weight * (seen - before)
+}
+
+#[derive(Default)]
+struct Learnt {
+    features: Costs,
+    /// Scoring, and explaining what it found, by rung.
+    rungs: [Costs; Rung::ALL.len()],
+}
+
+impl Learnt {
+    fn scoring(&self, rung: Rung, rows: usize) -> Option<f64> {
+        let mut above = None;
+        for tried in Rung::ALL {
+            let known = self.rungs[tried as usize].predict(rows);
+            above = known.or(above.map(|above: f64| above * UNTRIED));
+            if tried == rung {
+                break;
+            }
+        }
+        above
+    }
+}
+
+/// Predicts, and lets only so much onto the line.
 pub struct Pace {
     deadline_us: f64,
-    costs: Mutex<[Cost; Rung::ALL.len()]>,
-    /// Predicted cost of all that is on the line, microseconds.
-    ahead_us: AtomicU64,
+    learnt: Mutex<Learnt>,
     /// What comes after the line: the wait for a commit, and the commit. Microseconds.
     after_us: AtomicU64,
     permits: (Sender<()>, Receiver<()>),
@@ -59,12 +114,17 @@ pub struct Pace {
 /// A place on the line, held by a batch while it is on it.
 pub struct Permit {
     pace: Arc<Pace>,
-    cost_us: u64,
+}
+
+impl Permit {
+    /// The rung for a batch that is about to be scored.
+    pub fn rung(&self, rows: usize, age_us: i64) -> Rung {
+        self.pace.rung(rows, age_us)
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.pace.ahead_us.fetch_sub(self.cost_us, Ordering::AcqRel);
         // There are as many places in the channel as there are permits.
         let _ = self.pace.permits.0.try_send(());
     }
@@ -79,29 +139,36 @@ impl Pace {
         }
         Arc::new(Self {
             deadline_us: deadline.as_micros() as f64,
-            costs: Mutex::default(),
-            ahead_us: AtomicU64::new(0),
+            learnt: Mutex::default(),
             after_us: AtomicU64::new(after.as_micros() as u64),
             permits: (give, take),
         })
     }
 
     /// A place on the line, if one is free within `wait`.
-    pub fn permit(self: &Arc<Self>, wait: Duration) -> Option<Permit> {
+    pub fn permit(self: &Arc<Self>, wait: Duration) -> Option<Arc<Permit>> {
         self.permits.1.recv_timeout(wait).ok()?;
-        Some(Permit {
-            pace: self.clone(),
-            cost_us: 0,
-        })
+        Some(Arc::new(Permit { pace: self.clone() }))
     }
 
-    /// Rows to take into one batch.
+    /// Rows to take into one batch: as many as the slower of two stages does in its share of the
+    /// deadline. The first batch of all is a single row, which tells what one costs.
     pub fn rows_max(&self) -> usize {
-        let row_us = self.costs()[Rung::Full as usize].row_us;
-        if row_us == 0.0 {
-            return ROWS_FIRST;
+        let learnt = self.learnt();
+        let full = &learnt.rungs[Rung::Full as usize];
+        let within = |rows: usize| {
+            let stages = [full.predict(rows), learnt.features.predict(rows)];
+            let slower = stages.into_iter().flatten().reduce(f64::max);
+            slower.map(|us| us <= self.deadline_us * STAGE_SHARE)
+        };
+        if within(1).is_none() {
+            return 1;
         }
-        ((self.deadline_us * BATCH_SHARE / row_us) as usize).clamp(ROWS_MIN, ROWS_MAX)
+        let sizes = (0..=ROWS_MAX_LOG2).rev().map(|size| 1 << size);
+        sizes
+            .take_while(|rows| *rows > ROWS_MIN)
+            .find(|rows| within(*rows) == Some(true))
+            .unwrap_or(ROWS_MIN)
     }
 
     /// Whether an event that the broker took `age_us` ago has missed its deadline already.
@@ -111,61 +178,40 @@ impl Pace {
 
     /// The highest rung on which a batch of `rows` rows, the oldest of which the broker took
     /// `age_us` ago, will be done in time; the lowest if there is none.
-    pub fn rung(&self, rows: usize, age_us: i64) -> Rung {
-        let waits = self.ahead_us.load(Ordering::Acquire) as f64
-            + self.after_us.load(Ordering::Acquire) as f64;
-        let left = self.deadline_us - age_us as f64;
-        let mut costs = self.costs();
+    fn rung(&self, rows: usize, age_us: i64) -> Rung {
+        let whole = self.deadline_us - self.after_us.load(Ordering::Acquire) as f64;
+        let left = (whole - age_us as f64).min(whole * SCORE_SHARE);
+        let mut learnt = self.learnt();
         for rung in Rung::ALL {
-            let cost = &mut costs[rung as usize];
-            if (waits + cost.of(rows)) * MARGIN <= left {
+            let predicted = learnt.scoring(rung, rows).unwrap_or(0.0);
+            if predicted * MARGIN <= left {
                 return rung;
             }
-            cost.batch_us *= FORGET;
-            cost.row_us *= FORGET;
+            learnt.rungs[rung as usize].forget();
         }
         Rung::Rules
     }
 
-    /// A batch of `rows` rows goes onto the line with `permit`, to be scored on `rung`.
-    pub fn enter(&self, permit: &mut Permit, rows: usize, rung: Rung) {
-        let cost_us = self.costs()[rung as usize].of(rows) as u64;
-        permit.cost_us += cost_us;
-        self.ahead_us.fetch_add(cost_us, Ordering::AcqRel);
+    /// What a batch of so many rows, `scored` of which were scored, has really cost.
+    pub fn learn(&self, rung: Rung, rows: usize, scored: usize, timing: &Timing) {
+        let mut learnt = self.learnt();
+        learnt.features.learn(rows, timing.features_us as f64);
+        if scored > 0 {
+            let took_us = (timing.score_us + timing.explain_us) as f64;
+            learnt.rungs[rung as usize].learn(scored, took_us);
+        }
     }
 
-    /// What a batch has really cost.
-    pub fn learn(&self, rung: Rung, rows: usize, timing: &Timing) {
-        let took = (timing.features_us + timing.score_us + timing.explain_us) as f64;
-        let cost = &mut self.costs()[rung as usize];
-        let (estimate, seen) = match rows {
-            0 => return,
-            ROWS_TELLING.. => (
-                &mut cost.row_us,
-                (took - cost.batch_us).max(0.0) / rows as f64,
-            ),
-            _ => {
-                let of_rows = cost.row_us * rows as f64;
-                (&mut cost.batch_us, (took - of_rows).max(0.0))
-            }
-        };
-        *estimate = match *estimate == 0.0 {
-            true => seen,
-            false if seen > *estimate => *estimate + NEWEST_WORSE * (seen - *estimate),
-            false => *estimate + NEWEST * (seen - *estimate),
-        };
-    }
-
-    /// What a decision had to wait for behind the line, at most.
-    pub fn committed(&self, took: Duration) {
-        let took = took.as_micros() as f64;
+    /// What a decision may have to wait for behind the line: a commit that has just begun without
+    /// it, then the time to the end of its own.
+    pub fn committed(&self, behind: Duration) {
         let before = self.after_us.load(Ordering::Acquire) as f64;
-        let now = before + NEWEST * (took - before);
+        let now = towards(before, behind.as_micros() as f64);
         self.after_us.store(now as u64, Ordering::Release);
     }
 
-    fn costs(&self) -> MutexGuard<'_, [Cost; Rung::ALL.len()]> {
-        self.costs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn learnt(&self) -> MutexGuard<'_, Learnt> {
+        self.learnt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -180,41 +226,77 @@ mod tests {
         }
     }
 
+    fn learns(pace: &Pace, rung: Rung, rows: usize, us: u64) {
+        for _ in 0..100 {
+            pace.learn(rung, rows, rows, &timing(us));
+        }
+    }
+
     #[test]
     fn the_ladder_is_climbed_down_when_time_runs_out_and_up_again() {
-        let pace = Pace::new(Duration::from_millis(50), Duration::from_millis(10));
+        let pace = Pace::new(Duration::from_millis(50), Duration::from_millis(5));
         for (rung, us_per_row) in [
-            (Rung::Full, 100),
+            (Rung::Full, 80),
             (Rung::NoGraph, 50),
             (Rung::Linear, 10),
             (Rung::Rules, 5),
         ] {
-            for _ in 0..100 {
-                pace.learn(rung, 256, &timing(256 * us_per_row));
+            for rows in [8, 256] {
+                learns(&pace, rung, rows, rows as u64 * us_per_row);
             }
         }
         assert_eq!(pace.rung(256, 0), Rung::Full);
-        assert_eq!(pace.rung(256, 20_000), Rung::NoGraph);
-        assert_eq!(pace.rung(256, 30_000), Rung::Linear);
+        assert_eq!(pace.rung(256, 25_000), Rung::NoGraph);
+        assert_eq!(pace.rung(256, 35_000), Rung::Linear);
         assert_eq!(pace.rung(256, 49_000), Rung::Rules);
-        assert_eq!(pace.rung(8, 20_000), Rung::Full, "few rows cost little");
-        let mut permit = pace.permit(Duration::ZERO).unwrap();
-        pace.enter(&mut permit, 256, Rung::Full);
-        assert_ne!(
-            pace.rung(256, 0),
-            Rung::Full,
-            "what is on the line comes first"
-        );
-        drop(permit);
+        assert_eq!(pace.rung(8, 25_000), Rung::Full, "few rows cost little");
+        pace.committed(Duration::from_millis(40));
+        assert_ne!(pace.rung(256, 0), Rung::Full, "commits have become slow");
+        for _ in 0..100 {
+            pace.committed(Duration::from_millis(5));
+        }
         assert_eq!(pace.rung(256, 0), Rung::Full);
+    }
+
+    #[test]
+    fn a_batch_leaves_time_for_the_one_behind_it() {
+        let pace = Pace::new(Duration::from_millis(100), Duration::ZERO);
+        learns(&pace, Rung::Full, 16, 70_000);
+        assert_ne!(
+            pace.rung(16, 0),
+            Rung::Full,
+            "it would be done in time itself"
+        );
+    }
+
+    #[test]
+    fn what_was_never_tried_is_not_held_to_be_cheap() {
+        let pace = Pace::new(Duration::from_millis(50), Duration::ZERO);
+        assert_eq!(pace.rows_max(), 1, "nothing is known");
+        learns(&pace, Rung::Full, 1, 1_000);
+        assert_eq!(pace.rung(16, 0), Rung::Full);
+        assert_ne!(pace.rung(64, 0), Rung::Full);
+        assert_eq!(pace.rows_max(), ROWS_MIN);
+        learns(&pace, Rung::Full, 16, 1_600);
+        assert_eq!(pace.rung(64, 0), Rung::Full);
+        assert_eq!(pace.rows_max(), 128);
     }
 
     #[test]
     fn an_outlier_is_forgotten() {
         let pace = Pace::new(Duration::from_millis(50), Duration::ZERO);
-        pace.learn(Rung::Full, 100, &timing(10_000_000));
+        pace.learn(Rung::Full, 100, 100, &timing(10_000_000));
         assert_ne!(pace.rung(100, 0), Rung::Full);
-        let again = (0..100_000).any(|_| pace.rung(100, 0) == Rung::Full);
+        learns(&pace, Rung::Full, 8, 1_000);
+        assert_eq!(
+            pace.rung(100, 0),
+            Rung::Full,
+            "smaller batches tell otherwise"
+        );
+        learns(&pace, Rung::Full, 1, 10_000_000);
+        learns(&pace, Rung::Full, 8, 10_000_000);
+        assert_ne!(pace.rung(8, 0), Rung::Full);
+        let again = (0..100_000).any(|_| pace.rung(1, 0) == Rung::Full);
         assert!(again, "a rung that is never tried cannot be learnt anew");
     }
 

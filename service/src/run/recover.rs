@@ -171,7 +171,7 @@ impl Service<'_> {
                 .cure("put back the checkpoints of state.url, or keep the order topic for longer than state.interval"),
             ));
         }
-        let Some(mut events) = runs.read(&record.runs)? else {
+        let (Some(mut events), _) = runs.read(&record.runs)? else {
             return Ok(());
         };
         events.sequence = Sequence(recovered.sequence);
@@ -194,7 +194,7 @@ impl Service<'_> {
             lane,
             events,
             // A rung changes a score and never the state.
-            rung: if quiet { Rung::Rules } else { record.rung },
+            rung: Some(if quiet { Rung::Rules } else { record.rung }),
             backlog: record.backlog,
             quiet,
             mark: None,

@@ -244,11 +244,6 @@ impl Broker {
         set("transaction.state.log.min.isr", "1");
         set("transaction.state.log.num.partitions", "4");
         set("group.initial.rebalance.delay.ms", "0");
-        // A dead producer's transaction ends soon after its time is over.
-        set(
-            "transaction.abort.timed.out.transaction.cleanup.interval.ms",
-            "1000",
-        );
         text
     }
 }

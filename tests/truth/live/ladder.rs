@@ -18,9 +18,9 @@ const RATE: u32 = 400;
 const LIVE_WITHIN: Duration = Duration::from_secs(60);
 const DONE_WITHIN: Duration = Duration::from_secs(120);
 /// The deadline of the test: wide, because other tests run beside it.
-const DEADLINE_MS: u64 = 400;
-/// At the test's rate the full model alone would take five seconds of every one.
-const FULL_ROW_US: u64 = 12_500;
+const DEADLINE_MS: u64 = 1_500;
+/// At the test's rate the full model alone would take twelve seconds of every one.
+const FULL_ROW_US: u64 = 30_000;
 
 #[test]
 fn a_slow_model_is_left_out_and_the_state_goes_on() {
@@ -73,19 +73,18 @@ fn a_slow_model_is_left_out_and_the_state_goes_on() {
     }
     assert!(rungs.len() > 1, "only {rungs:?}");
     let full = rungs.get("full").copied().unwrap_or(0);
-    // The full model alone would have taken fifty seconds for ten seconds of payments.
+    // The full model alone would have taken two minutes for ten seconds of payments.
     assert!(
         full < PAYMENTS * 9 / 10,
         "too slow for all, and yet {rungs:?}"
     );
-    // While it learns what the full model has come to cost, it is late for some.
     let missed = metrics
         .lines()
         .find_map(|line| line.strip_prefix("sanderling_deadline_misses_total "))
         .map(|value| value.parse::<f64>().expect("a number"));
     let missed = missed.expect("a counter of missed deadlines");
     println!("{rungs:?}, {missed} late");
-    assert!(missed < PAYMENTS as f64 / 4.0, "{rungs:?}\n{metrics}");
+    assert_eq!(missed, 0.0, "{rungs:?}\n{metrics}");
 
     // The state is the one at full speed: what a replay on the full model alone says of an event
     // is what the live service said of it, where that had the time for the full model too.

@@ -331,8 +331,13 @@ fn a_lane_has_one_partition_number_of_every_topic() {
     }
     let mut source = open(&KafkaOptions {
         lanes: true,
+        hold: true,
         ..options(&brokers)
     });
+    let partitions = assigned(&mut source);
+    source.begin(&partitions, &Offsets::default()).unwrap();
+    // Until all of them have something at hand.
+    std::thread::sleep(Duration::from_secs(2));
     let (batches, _) = read(&mut source, 990);
     let mut last: BTreeMap<Partition, i64> = BTreeMap::new();
     for batch in &batches {

@@ -11,9 +11,9 @@ mkdir -p "$out"
 
 fold="--start 2018-07-25 --folds 4 --step-days 7 --train-days 7 --delay-days 7 --test-days 7 --exclude-known --seed 1"
 
-echo "# evaluate: the full model"
+echo "# evaluate: the pipeline as it is"
 # shellcheck disable=SC2086
-"$bin" evaluate $pipeline --input "$data" $fold --json | tee "$out/evaluate-full.json"
+"$bin" evaluate $pipeline --input "$data" $fold --json | tee "$out/evaluate.json"
 
 echo "# evaluate: without the graph layer"
 # shellcheck disable=SC2086

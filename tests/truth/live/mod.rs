@@ -9,6 +9,7 @@ mod dead_letters;
 mod deployed;
 mod exactly_once;
 mod foreign;
+mod formats;
 mod harness;
 mod http;
 mod ladder;

@@ -222,8 +222,8 @@ where
     let (to_judge, scored) = bounded(CHANNEL_BATCHES_MAX);
     let (to_drain, outcomes) = bounded(DECIDED_BATCHES_MAX);
     thread::scope(|scope| {
-        let source = scope.spawn(move || feed(&Feeder(feeder)));
-        let featurise = scope.spawn(move || {
+        let source = named(scope, "feed", move || feed(&Feeder(feeder)));
+        let featurise = named(scope, "features", move || {
             stage(
                 events,
                 to_score,
@@ -232,7 +232,7 @@ where
                 |features, barrier| barrier.windows = Some(features.snapshot()),
             )
         });
-        let score = scope.spawn(move || {
+        let score = named(scope, "score", move || {
             stage(
                 featurised,
                 to_judge,
@@ -241,8 +241,9 @@ where
                 |(scorer, _), barrier| barrier.model = Some(scorer.snapshot()),
             )
         });
-        let judging =
-            scope.spawn(move || stage(scored, to_drain, |judge| (judge, ()), judge, |_, _| ()));
+        let judging = named(scope, "explain", move || {
+            stage(scored, to_drain, |judge| (judge, ()), judge, |_, _| ())
+        });
         let outcomes = Outcomes(outcomes);
         let drained = drain(&outcomes);
         drop(outcomes);
@@ -259,6 +260,18 @@ where
         }
         drained.and(fed)
     })
+}
+
+/// A thread that says in the machine's own lists which stage it is.
+fn named<'scope, T: Send + 'scope>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> thread::ScopedJoinHandle<'scope, T> {
+    thread::Builder::new()
+        .name(name.into())
+        .spawn_scoped(scope, work)
+        .expect("the machine has a thread to give")
 }
 
 /// The line's entry. Sending blocks while the first stage is behind.

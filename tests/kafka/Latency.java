@@ -66,8 +66,9 @@ public class Latency {
 
     /**
      * Payments of a file, sent at a rate whatever the broker does about it. COPIES populations of cards,
-     * terminals and devices send the file's payments in turn, stamped with the time of sending; of HOT
-     * per cent of them the terminal is the same one.
+     * terminals and devices send the file's payments in turn, at the times that the file tells, on and on: a
+     * card pays as often as a card does, and as few payments look like fraud. Of HOT per cent of them the
+     * terminal is the same one.
      */
     private static class Producer {
         private final String bootstrap;
@@ -76,6 +77,7 @@ public class Latency {
         private final int hot;
         private final String phases;
         private final List<String[]> payments = new ArrayList<>();
+        private final List<Long> times = new ArrayList<>();
 
         Producer(String[] args) throws Exception {
             bootstrap = args[1];
@@ -90,6 +92,7 @@ public class Latency {
                         p.get("card_id").asText(), p.get("terminal_id").asText(), p.get("device_id").asText(),
                         p.get("amount").asText(),
                     });
+                    times.add(p.get("tx_time").asLong());
                 }
             }
         }
@@ -99,6 +102,7 @@ public class Latency {
             AtomicReference<Exception> failed = new AtomicReference<>();
             try (KafkaProducer<byte[], byte[]> producer = new KafkaProducer<>(client(bootstrap), bytes, bytes)) {
                 long sent = 0;
+                long span = times.get(times.size() - 1) - times.get(0) + 1;
                 for (String phase : phases.split(",")) {
                     String[] parts = phase.split("x");
                     long rate = Long.parseLong(parts[0]);
@@ -113,14 +117,16 @@ public class Latency {
                         for (; now < due; now = System.nanoTime()) {
                             LockSupport.parkNanos(due - now);
                         }
-                        String[] payment = payments.get((int) (sent / copies % payments.size()));
+                        int at = (int) (sent / copies % payments.size());
+                        long time = times.get(at) + sent / copies / payments.size() * span;
+                        String[] payment = payments.get(at);
                         long copy = sent % copies;
                         String card = payment[0] + "-" + copy;
                         String terminal = sent % 100 < hot ? "HOT" : payment[1] + "-" + copy;
-                        String value = "{\"transaction_id\":\"T" + sent + "\",\"tx_time\":" + System.currentTimeMillis()
+                        String value = "{\"transaction_id\":\"T" + sent + "\",\"tx_time\":" + time
                                 + ",\"card_id\":\"" + card + "\",\"terminal_id\":\"" + terminal + "\",\"device_id\":\""
                                 + payment[2] + "-" + copy + "\",\"amount\":" + payment[3] + "}";
-                        producer.send(new ProducerRecord<>(topic, utf8(card), utf8(value)), (at, e) -> {
+                        producer.send(new ProducerRecord<>(topic, utf8(card), utf8(value)), (where, e) -> {
                             if (e != null) {
                                 failed.set(e);
                             }

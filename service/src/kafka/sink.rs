@@ -205,15 +205,22 @@ impl KafkaSink {
         }
     }
 
-    /// How long until there is something to commit.
+    /// How long until there is something to do.
     pub fn due(&self) -> Duration {
         const IDLE: Duration = Duration::from_millis(100);
         match &self.delivery {
             Delivery::AtLeastOnce { .. } => IDLE,
-            Delivery::ExactlyOnce { every, since, .. } => match since {
-                Some(since) if !self.behind_mark => every.saturating_sub(since.elapsed()),
-                _ => IDLE,
-            },
+            Delivery::ExactlyOnce {
+                transactions,
+                every,
+                since,
+            } => {
+                let commit = match since {
+                    Some(since) if !self.behind_mark => every.saturating_sub(since.elapsed()),
+                    _ => IDLE,
+                };
+                transactions.due().map_or(commit, |due| due.min(commit))
+            }
         }
     }
 
@@ -258,7 +265,7 @@ impl KafkaSink {
                 every,
                 since,
             } => {
-                transactions.poll();
+                transactions.poll()?;
                 let (Some(begun), false, Some(mark)) = (*since, self.behind_mark, &self.mark)
                 else {
                     return Ok(None);

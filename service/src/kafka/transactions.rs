@@ -30,6 +30,11 @@ const END_WITHIN: Duration = Duration::from_secs(5);
 const STEP_WITHIN: Duration = Duration::from_secs(10);
 /// How long the broker may be unable to settle a transaction before we give up.
 const SETTLED_WITHIN: Duration = Duration::from_secs(180);
+/// How long a coordinator goes on writing the markers of a transaction that it has called committed. A
+/// record that comes sooner is refused, and the client tries it again only after twenty milliseconds.
+const SETTLES: Duration = Duration::from_millis(6);
+/// Time between two looks at what is still on its way.
+const LOOK_AGAIN: Duration = Duration::from_micros(200);
 /// Time between two tries.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -41,6 +46,10 @@ pub struct Transactions {
     committer: Committer,
     /// Sent since the last commit.
     kept: Vec<Record>,
+    /// How many of them the client has.
+    handed: usize,
+    /// When the last transaction ended.
+    ended: Instant,
     /// A transaction is open at the producer.
     open: bool,
     /// Its commit has been asked for, and the answer is still to come.
@@ -86,6 +95,8 @@ impl Transactions {
         config
             .set("bootstrap.servers", &kafka.brokers)
             .set("linger.ms", "2")
+            // What the coordinator cannot do while it does something else is asked for again soon.
+            .set("retry.backoff.ms", "5")
             .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS);
         for (key, value) in &kafka.properties {
             config.set(key, value);
@@ -98,33 +109,46 @@ impl Transactions {
             producer,
             committer,
             kept: Vec::new(),
+            handed: 0,
+            ended: Instant::now(),
             open: false,
             committing: false,
         })
     }
 
-    /// Hands a record to the open transaction, and keeps it until the commit.
+    /// Adds a record to the transaction, and keeps it until the commit.
     pub fn send(&mut self, record: Record) -> Result<(), Failure> {
-        if !self.open {
+        self.kept.push(record);
+        self.hand_over()
+    }
+
+    /// Hands to the client what it may have by now.
+    fn hand_over(&mut self) -> Result<(), Failure> {
+        if self.ended.elapsed() < SETTLES {
+            return Ok(());
+        }
+        if !self.open && !self.kept.is_empty() {
             self.begin()?;
         }
-        match hand_over(&self.producer, &record) {
-            Ok(()) => {}
-            Err(error) if too_large(&error) => {
-                return Err(Failure::new(
-                    "kafka",
-                    format!(
-                        "a record of {} bytes is too large for {}",
-                        record.payload.len(),
-                        record.topic
-                    ),
-                )
-                .cure("raise max.message.bytes of the topic, and message.max.bytes in kafka.properties"));
+        while let Some(record) = self.kept.get(self.handed) {
+            match hand_over(&self.producer, record) {
+                Ok(()) => {}
+                Err(error) if too_large(&error) => {
+                    return Err(Failure::new(
+                        "kafka",
+                        format!(
+                            "a record of {} bytes is too large for {}",
+                            record.payload.len(),
+                            record.topic
+                        ),
+                    )
+                    .cure("raise max.message.bytes of the topic, and message.max.bytes in kafka.properties"));
+                }
+                // The transaction has failed: its commit will say so, and everything is sent again.
+                Err(error) => tracing::debug!(%error, "a transaction takes no more records"),
             }
-            // The transaction has failed: its commit will say so, and everything is sent again.
-            Err(error) => tracing::debug!(%error, "a transaction takes no more records"),
+            self.handed += 1;
         }
-        self.kept.push(record);
         Ok(())
     }
 
@@ -133,9 +157,17 @@ impl Transactions {
         self.kept.len()
     }
 
-    /// Lets the client's events through: delivery reports come while it is polled.
-    pub fn poll(&self) {
+    /// Lets the client's events through: delivery reports come while it is polled. Hands it what had to
+    /// wait.
+    pub fn poll(&mut self) -> Result<(), Failure> {
         self.producer.poll(Duration::ZERO);
+        self.hand_over()
+    }
+
+    /// How long until something is to be handed over.
+    pub fn due(&self) -> Option<Duration> {
+        let waits = self.handed < self.kept.len();
+        waits.then(|| SETTLES.saturating_sub(self.ended.elapsed()))
     }
 
     /// Commits what was sent, together with the input's `offsets`. Returns how many times it had to
@@ -200,9 +232,11 @@ impl Transactions {
         if !self.open {
             self.producer.begin_transaction()?;
             self.open = true;
-            for record in &self.kept {
-                hand_over(&self.producer, record)?;
-            }
+            self.handed = 0;
+        }
+        while let Some(record) = self.kept.get(self.handed) {
+            hand_over(&self.producer, record)?;
+            self.handed += 1;
         }
         if !self.committing {
             let mut list = TopicPartitionList::new();
@@ -216,12 +250,27 @@ impl Transactions {
             }
         }
         self.committing = true;
+        self.deliver(END_WITHIN);
         self.producer.commit_transaction(END_WITHIN)
+    }
+
+    /// Waits until the fate of every record is known. The producer's own `flush` would do, but it looks
+    /// only ten times a second.
+    fn deliver(&self, within: Duration) {
+        let until = Instant::now() + within;
+        self.producer.poll(Duration::ZERO);
+        while self.producer.in_flight_count() > 0 && Instant::now() < until {
+            // A poll that waits is a busy one below some milliseconds.
+            std::thread::sleep(LOOK_AGAIN);
+            self.producer.poll(Duration::ZERO);
+        }
     }
 
     fn is_over(&mut self) {
         self.open = false;
         self.committing = false;
+        self.handed = 0;
+        self.ended = Instant::now();
     }
 
     /// Aborts the open transaction; `false` if that cannot be had from this producer.

@@ -13,8 +13,9 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use sanderling_schemas::{Rung, Timing};
 
-/// Batches on the line at once: one for each stage that takes time.
-const BATCHES_MAX: usize = 3;
+/// Batches on the line at once: one that is worked on, and one behind it. With more they get smaller,
+/// and what every batch costs by itself adds up.
+const BATCHES_MAX: usize = 2;
 /// Rows of a batch, at most: 2 to this power.
 const ROWS_MAX_LOG2: usize = 10;
 /// Rows of a batch that are always taken, however slow the model: a lower rung will do for them.
@@ -31,6 +32,9 @@ const FORGET: f64 = 0.9998;
 const STAGE_SHARE: f64 = 0.3;
 /// Share of the deadline that scoring a batch may take: the rest is for those that wait meanwhile.
 const SCORE_SHARE: f64 = 0.6;
+/// Share of the deadline that is not worth a lower rung: what is late for other reasons is not late for
+/// this.
+const SCORE_SHARE_SMALL: f64 = 0.05;
 /// What a rung that was never tried is held to cost, of what the one above it costs.
 const UNTRIED: f64 = 0.5;
 
@@ -180,7 +184,9 @@ impl Pace {
     /// `age_us` ago, will be done in time; the lowest if there is none.
     fn rung(&self, rows: usize, age_us: i64) -> Rung {
         let whole = self.deadline_us - self.after_us.load(Ordering::Acquire) as f64;
-        let left = (whole - age_us as f64).min(whole * SCORE_SHARE);
+        let left = (whole - age_us as f64)
+            .min(whole * SCORE_SHARE)
+            .max(self.deadline_us * SCORE_SHARE_SMALL);
         let mut learnt = self.learnt();
         for rung in Rung::ALL {
             let predicted = learnt.scoring(rung, rows).unwrap_or(0.0);
@@ -202,11 +208,10 @@ impl Pace {
         }
     }
 
-    /// What a decision may have to wait for behind the line: a commit that has just begun without
-    /// it, then the time to the end of its own.
+    /// What the first decision of a transaction had to wait for behind the line.
     pub fn committed(&self, behind: Duration) {
         let before = self.after_us.load(Ordering::Acquire) as f64;
-        let now = towards(before, behind.as_micros() as f64);
+        let now = before + NEWEST * (behind.as_micros() as f64 - before);
         self.after_us.store(now as u64, Ordering::Release);
     }
 
@@ -250,8 +255,11 @@ mod tests {
         assert_eq!(pace.rung(256, 35_000), Rung::Linear);
         assert_eq!(pace.rung(256, 49_000), Rung::Rules);
         assert_eq!(pace.rung(8, 25_000), Rung::Full, "few rows cost little");
-        pace.committed(Duration::from_millis(40));
+        for _ in 0..100 {
+            pace.committed(Duration::from_millis(40));
+        }
         assert_ne!(pace.rung(256, 0), Rung::Full, "commits have become slow");
+        assert_eq!(pace.rung(8, 20_000), Rung::Full, "not worth a lower rung");
         for _ in 0..100 {
             pace.committed(Duration::from_millis(5));
         }

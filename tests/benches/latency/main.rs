@@ -137,7 +137,7 @@ fn main() {
         "--seed",
         "7",
         "--days",
-        "20",
+        "60",
         "--start",
         "2025-01-01",
         "--out",
@@ -184,6 +184,25 @@ fn main() {
         bench.run("hot", Between::Service, DELIVERIES[0], 50, &phases);
     }
     println!("{}", bench.table());
+}
+
+/// Means of the service's own histograms over its whole run: seconds of a batch by stage, and rows.
+fn stages(service: &deployed::Service) -> Value {
+    let (_, metrics) = service.get("/metrics").expect("metrics");
+    let value = |series: &str| -> f64 {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(series));
+        line.map_or(0.0, |value| value.trim().parse().expect("a number"))
+    };
+    let mean = |name: &str, labels: &str| {
+        value(&format!("{name}_sum{labels} ")) / value(&format!("{name}_count{labels} ")).max(1.0)
+    };
+    let mut means = serde_json::Map::new();
+    for stage in ["wait", "features", "score", "explain", "encode", "commit"] {
+        let labels = format!("{{stage=\"{stage}\"}}");
+        means.insert(stage.into(), mean("sanderling_stage_seconds", &labels).into());
+    }
+    means.insert("rows".into(), mean("sanderling_batch_rows", "").into());
+    means.into()
 }
 
 /// Date, host and processor.
@@ -285,6 +304,7 @@ impl Bench {
             ..sent[0]
         };
         let all = reader.report_when_all(&whole, DRAINED_WITHIN);
+        let stages = service.as_ref().map(stages).unwrap_or_default();
 
         let mut last = Value::Null;
         for (at, (part, (rate, seconds))) in sent.iter().zip(phases).enumerate().skip(1) {
@@ -297,6 +317,7 @@ impl Bench {
                 "rate": rate,
                 "seconds": seconds,
                 "producer_behind_ms_max": part.behind_ms_max,
+                "stages_mean": stages,
                 "cpu_cores": (cpu_s[at] / f64::from(*seconds) * 100.0).round() / 100.0,
                 // From the end of sending to the last decision about what was sent.
                 "caught_up_ms": report["last_ms"].as_i64().unwrap_or_default() - part.to_ms,

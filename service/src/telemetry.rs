@@ -233,7 +233,7 @@ impl Metrics {
             ),
             latency: declare.histogram(
                 "sanderling_latency_seconds",
-                "From the broker's append of an event to its decision's hand-over to the producer",
+                "From the broker's append of an event to its decision's commit; at least once, to its hand-over to the producer",
                 &LATENCY_S,
             ),
             deadline_misses: declare.counter(

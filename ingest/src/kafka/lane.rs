@@ -33,6 +33,9 @@ pub(super) struct Slot<C: ConsumerContext + 'static> {
     pub partition: Partition,
     tap: Tap<C>,
     held: bool,
+    /// Where it begins: the client may bring what is before, if it was moved while it still asked the
+    /// group where to begin.
+    from: Option<Offset>,
     head: Option<Record>,
     /// The next offset after what the lane gave.
     given: Option<Offset>,
@@ -51,6 +54,7 @@ impl<C: ConsumerContext + 'static> Slot<C> {
             partition,
             tap,
             held,
+            from: None,
             head: None,
             given: None,
             drawn: None,
@@ -84,6 +88,7 @@ impl<C: ConsumerContext + 'static> Slot<C> {
     fn draw(&mut self) -> Result<bool, KafkaError> {
         loop {
             match self.tap.draw()? {
+                Drawn::Record(record) if self.from.is_some_and(|from| record.offset < from) => {}
                 Drawn::Record(record) => {
                     self.drawn = Some(Offset(record.offset.0 + 1));
                     self.drawn_time_us = record.broker_time_us.unwrap_or(i64::MIN);
@@ -149,9 +154,10 @@ impl<C: ConsumerContext + 'static> Lane<C> {
         self.reorder();
     }
 
-    /// Reads a partition that was held.
-    pub(super) fn begin(&mut self, slot: usize) {
+    /// Reads a partition that was held; nothing before `from`, if that is given.
+    pub(super) fn begin(&mut self, slot: usize, from: Option<Offset>) {
         self.slots[slot].held = false;
+        self.slots[slot].from = from;
         self.slots[slot].tap.suspect();
         self.behind = true;
     }

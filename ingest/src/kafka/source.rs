@@ -169,8 +169,8 @@ impl KafkaSource {
             })
             .collect();
         seek(&self.consumer, &self.broker, &sought)?;
-        for (_, (lane, slot)) in mine {
-            self.lanes[lane].begin(slot);
+        for ((topic, partition), (lane, slot)) in mine {
+            self.lanes[lane].begin(slot, at.next(topic, *partition));
         }
         Ok(())
     }

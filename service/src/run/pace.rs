@@ -35,6 +35,8 @@ const SCORE_SHARE: f64 = 0.6;
 /// Share of the deadline that is not worth a lower rung: what is late for other reasons is not late for
 /// this.
 const SCORE_SHARE_SMALL: f64 = 0.05;
+/// Share of the deadline that is kept for what nothing predicts.
+const RESERVE: f64 = 0.1;
 /// What a rung that was never tried is held to cost, of what the one above it costs.
 const UNTRIED: f64 = 0.5;
 
@@ -183,7 +185,8 @@ impl Pace {
     /// The highest rung on which a batch of `rows` rows, the oldest of which the broker took
     /// `age_us` ago, will be done in time; the lowest if there is none.
     fn rung(&self, rows: usize, age_us: i64) -> Rung {
-        let whole = self.deadline_us - self.after_us.load(Ordering::Acquire) as f64;
+        let after = self.after_us.load(Ordering::Acquire) as f64;
+        let whole = self.deadline_us * (1.0 - RESERVE) - after;
         let left = (whole - age_us as f64)
             .min(whole * SCORE_SHARE)
             .max(self.deadline_us * SCORE_SHARE_SMALL);
@@ -241,7 +244,7 @@ mod tests {
     fn the_ladder_is_climbed_down_when_time_runs_out_and_up_again() {
         let pace = Pace::new(Duration::from_millis(50), Duration::from_millis(5));
         for (rung, us_per_row) in [
-            (Rung::Full, 80),
+            (Rung::Full, 70),
             (Rung::NoGraph, 50),
             (Rung::Linear, 10),
             (Rung::Rules, 5),
@@ -251,7 +254,7 @@ mod tests {
             }
         }
         assert_eq!(pace.rung(256, 0), Rung::Full);
-        assert_eq!(pace.rung(256, 25_000), Rung::NoGraph);
+        assert_eq!(pace.rung(256, 20_000), Rung::NoGraph);
         assert_eq!(pace.rung(256, 35_000), Rung::Linear);
         assert_eq!(pace.rung(256, 49_000), Rung::Rules);
         assert_eq!(pace.rung(8, 25_000), Rung::Full, "few rows cost little");

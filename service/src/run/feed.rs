@@ -203,7 +203,15 @@ impl<'a> Feed<'a> {
             let Some(recovered) = recovered else {
                 return Ok(self.service.is_stopping());
             };
-            self.service.lanes.open(lane, recovered.sequence);
+            self.service
+                .lanes
+                .open(lane, recovered.sequence, &recovered.next);
+            // At least once, the order log may have led beyond what was committed.
+            if !self.service.exactly_once()
+                && !self.feeder.send(Input::Mark(recovered.next.clone()))
+            {
+                return Ok(self.service.is_stopping());
+            }
             self.source
                 .begin(&mine, &recovered.next)
                 .map_err(input_failure)?;

@@ -96,8 +96,7 @@ impl Service<'_> {
             )
             .cure("record it with the columns _topic, _partition and _offset of its records"));
         }
-        self.lanes.open(Lane::WHOLE, rows);
-        self.lanes.mark(&next);
+        self.lanes.open(Lane::WHOLE, rows, &next);
         give_up(&self.lanes, &[Lane::WHOLE], feeder);
         self.lanes.close(Lane::WHOLE);
         feeder.send(Input::Close(Lane::WHOLE));

@@ -38,16 +38,17 @@ pub struct Lanes(Mutex<Owned>);
 struct Owned {
     /// Sequence of each lane's next row.
     sequences: BTreeMap<Lane, u64>,
-    /// Where the source stood at the last mark.
+    /// Where each partition's input stands: where its lane came back, then the last mark.
     marked: Offsets,
     /// Sequence of each lane's last checkpoint.
     checkpointed: BTreeMap<Lane, u64>,
 }
 
 impl Lanes {
-    /// A lane goes on at `sequence`.
-    pub fn open(&self, lane: Lane, sequence: u64) {
+    /// A lane goes on at `sequence`, and its partitions at `next`.
+    pub fn open(&self, lane: Lane, sequence: u64, next: &Offsets) {
         self.owned().sequences.insert(lane, sequence);
+        self.mark(next);
     }
 
     /// A lane is given up; whether it was owned.
@@ -71,9 +72,13 @@ impl Lanes {
         Some(first)
     }
 
-    /// Where the source stands now.
+    /// Where the source stands now. Of a partition that has brought nothing it says nothing, and what
+    /// was known of it holds.
     pub fn mark(&self, offsets: &Offsets) {
-        self.owned().marked = offsets.clone();
+        let mut owned = self.owned();
+        for (topic, partition, next) in offsets.iter() {
+            owned.marked.set(topic.into(), partition, next);
+        }
     }
 
     /// The lanes that have moved on since their last checkpoint was asked for.
@@ -110,5 +115,48 @@ impl Lanes {
 
     fn owned(&self) -> MutexGuard<'_, Owned> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offsets(each: &[(&str, i32, i64)]) -> Offsets {
+        let next = each.iter().map(|(t, p, o)| (t.to_string(), *p, *o));
+        LanePosition {
+            next: next.collect(),
+        }
+        .offsets()
+    }
+
+    fn position(lanes: &Lanes, lane: Lane) -> Offsets {
+        let barrier = lanes.barrier(lane, None).expect("an owned lane");
+        let position: LanePosition = serde_json::from_value(barrier.position).unwrap();
+        position.offsets()
+    }
+
+    #[test]
+    fn a_checkpoint_knows_where_its_lane_came_back_though_nothing_came_since() {
+        let lanes = Lanes::default();
+        lanes.open(Lane::WHOLE, 6, &offsets(&[("a", 0, 4), ("b", 0, 2)]));
+        assert_eq!(
+            position(&lanes, Lane::WHOLE),
+            offsets(&[("a", 0, 4), ("b", 0, 2)])
+        );
+        lanes.advance(Lane::WHOLE, 1);
+        lanes.mark(&offsets(&[("b", 0, 3)]));
+        assert_eq!(
+            position(&lanes, Lane::WHOLE),
+            offsets(&[("a", 0, 4), ("b", 0, 3)])
+        );
+    }
+
+    #[test]
+    fn a_checkpoint_of_a_lane_tells_of_its_own_partitions() {
+        let lanes = Lanes::default();
+        lanes.open(Lane(Some(0)), 1, &offsets(&[("a", 0, 1)]));
+        lanes.open(Lane(Some(1)), 2, &offsets(&[("a", 1, 2)]));
+        assert_eq!(position(&lanes, Lane(Some(1))), offsets(&[("a", 1, 2)]));
     }
 }

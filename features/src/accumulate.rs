@@ -16,7 +16,8 @@ use datafusion::physical_expr::expressions::Literal;
 use datafusion::scalar::ScalarValue;
 
 use crate::FeatureError;
-use crate::groups::{is_of_values, type_of};
+use crate::columns::is_of_values;
+use crate::groups::type_of;
 use crate::plan::Plan;
 use crate::windows::{FrameFunction, Kept, WindowCall, kept_as};
 

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::logical_expr::Expr;
-use datafusion::physical_expr::PhysicalExpr;
 use sanderling_schemas::{
     EventBatch, FeatureBatch, FeatureField, FeatureSchema, LateRows, Relation, TooLate,
 };
@@ -15,11 +14,12 @@ use sanderling_state::{KeyIndex, Restored, Snapshot, StateError};
 use sha2::{Digest, Sha256};
 
 use crate::clock::Clock;
-use crate::groups::{GroupOutput, GroupRows, WindowGroup, evaluate, take_rows};
+use crate::groups::{GroupOutput, GroupRows, WindowGroup, take_rows};
 use crate::keys::{KeyEncoder, Keys};
 use crate::labels::{Joined, LabelJoin};
 use crate::lateness::Lateness;
 use crate::plan::{Plan, window_of};
+use crate::program::Program;
 use crate::{FeatureError, LabelCounts};
 
 /// SQL compiled over a relation, and all that its windows remember.
@@ -47,7 +47,7 @@ struct Outputs {
     base: Vec<usize>,
     windows: usize,
     input: SchemaRef,
-    exprs: Vec<Arc<dyn PhysicalExpr>>,
+    program: Program,
     schema: SchemaRef,
 }
 
@@ -393,12 +393,9 @@ impl FeatureEngine {
         columns.extend(windows.into_iter().flatten());
         let options = RecordBatchOptions::new().with_row_count(Some(count));
         let input = RecordBatch::try_new_with_options(outputs.input.clone(), columns, &options)?;
-        let features = (outputs.exprs.iter().zip(outputs.schema.fields()))
-            .map(|(expr, field)| evaluate(expr, &input, field.name()))
-            .collect::<Result<Vec<_>, _>>()?;
         Ok(RecordBatch::try_new_with_options(
             outputs.schema.clone(),
-            features,
+            outputs.program.run(&input)?,
             &options,
         )?)
     }
@@ -437,11 +434,13 @@ impl Outputs {
                 Ok(Field::new(&output.name, data_type, true))
             })
             .collect::<Result<Vec<_>, FeatureError>>()?;
+        let named = (exprs.into_iter().zip(&plan.outputs))
+            .map(|(expr, output)| (expr, output.name.clone()));
         Ok(Outputs {
             base,
             windows: plan.windows.len(),
+            program: Program::new(named, &input),
             input: Arc::new(input),
-            exprs,
             schema: Arc::new(Schema::new(fields)),
         })
     }

@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, UInt32Array, new_null_array};
-use arrow::compute::{cast, concat};
+use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, SchemaRef};
-use arrow::error::ArrowError;
-use datafusion::error::DataFusionError;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::PhysicalExpr;
 use sanderling_schemas::Relation;
@@ -20,9 +18,10 @@ use sanderling_state::{KeyIndex, Restored, Snapshot, StateError};
 use crate::FeatureError;
 use crate::accumulate::{FrameAggregate, OTHERWISE};
 use crate::engine::EntityKeys;
-use crate::keys::{KeyEncoder, Keys};
+use crate::keys::KeyEncoder;
 use crate::lateness::NewestTimes;
 use crate::plan::Plan;
+use crate::program::Program;
 use crate::windows::{Kept, WindowCall};
 
 /// All windows of one `PARTITION BY`.
@@ -32,7 +31,7 @@ pub(crate) struct WindowGroup {
     /// The PARTITION BY, as it is written.
     by: Arc<str>,
     key: GroupKey,
-    arguments: Vec<(Arc<dyn PhysicalExpr>, String)>,
+    arguments: Program,
     /// For each window, its type, and what computes it from the frame's rows, if no kernel does.
     results: Vec<(DataType, Option<FrameAggregate>)>,
     state: WindowState,
@@ -58,7 +57,7 @@ enum GroupKey {
     /// The key is an entity's, and so are the slots.
     Entity(usize),
     Own {
-        exprs: Vec<Arc<dyn PhysicalExpr>>,
+        parts: Program,
         encoder: KeyEncoder,
         index: KeyIndex,
     },
@@ -187,7 +186,7 @@ impl WindowGroup {
             windows,
             by: by.join(", ").into(),
             key,
-            arguments,
+            arguments: Program::new(arguments, schema),
             results,
             state: WindowState::new(Arc::new(spec)),
         })
@@ -195,16 +194,16 @@ impl WindowGroup {
 
     /// Takes the rows in and returns the results of those that emit.
     pub(crate) fn compute(&mut self, rows: &GroupRows<'_>) -> Result<GroupOutput, FeatureError> {
-        let columns = self.arguments_of(rows.rows)?;
+        let columns = self.arguments.run(rows.rows)?;
         let own;
         let slots = match &mut self.key {
             GroupKey::Entity(entity) => &rows.slots[*entity],
             GroupKey::Own {
-                exprs,
+                parts,
                 encoder,
                 index,
             } => {
-                let keys = own_keys(exprs, encoder, rows.rows)?;
+                let keys = encoder.keys(&parts.run(rows.rows)?)?;
                 own = index.slots_of(rows.enters.len(), &|row, take| {
                     if rows.enters[row] {
                         keys.with(row, take);
@@ -237,10 +236,10 @@ impl WindowGroup {
                 (entity.keys(rows)?, &entity.index)
             }
             GroupKey::Own {
-                exprs,
+                parts,
                 encoder,
                 index,
-            } => (own_keys(exprs, encoder, rows)?, index),
+            } => (encoder.keys(&parts.run(rows)?)?, index),
         };
         Ok(NewestTimes::new(self.by.clone(), keys, index, &self.state))
     }
@@ -251,7 +250,7 @@ impl WindowGroup {
         rows: &RecordBatch,
         times_us: &[i64],
     ) -> Result<GroupOutput, FeatureError> {
-        let columns = self.arguments_of(rows)?;
+        let columns = self.arguments.run(rows)?;
         let slots: Vec<u32> = (0..rows.num_rows() as u32).collect();
         let all = vec![true; rows.num_rows()];
         let rows = WindowRows {
@@ -280,13 +279,6 @@ impl WindowGroup {
         &self.windows
     }
 
-    fn arguments_of(&self, rows: &RecordBatch) -> Result<Vec<ArrayRef>, FeatureError> {
-        self.arguments
-            .iter()
-            .map(|(expr, text)| evaluate(expr, rows, text))
-            .collect()
-    }
-
     pub(crate) fn snapshot(&self, name: &str, snapshot: &mut Snapshot) {
         self.state.snapshot(name, snapshot);
         if let GroupKey::Own { index, .. } = &self.key {
@@ -303,18 +295,6 @@ impl WindowGroup {
     }
 }
 
-/// The keys of rows that are no entity's.
-fn own_keys(
-    exprs: &[Arc<dyn PhysicalExpr>],
-    encoder: &KeyEncoder,
-    rows: &RecordBatch,
-) -> Result<Keys, FeatureError> {
-    let parts = (exprs.iter())
-        .map(|expr| evaluate(expr, rows, "PARTITION BY"))
-        .collect::<Result<Vec<_>, _>>()?;
-    encoder.keys(&parts)
-}
-
 impl GroupKey {
     fn own(plan: &Plan, schema: &SchemaRef, key: &[Expr]) -> Result<Self, FeatureError> {
         let exprs = key
@@ -326,7 +306,10 @@ impl GroupKey {
             .map(|expr| type_of(expr, schema))
             .collect::<Result<Vec<_>, _>>()?;
         Ok(GroupKey::Own {
-            exprs,
+            parts: Program::new(
+                exprs.into_iter().map(|expr| (expr, "PARTITION BY".into())),
+                schema,
+            ),
             encoder: KeyEncoder::new(&types)?,
             index: KeyIndex::default(),
         })
@@ -516,56 +499,6 @@ fn check_rows(call: &WindowCall, plan: &Plan, relation: &Relation) -> Result<(),
             "aggregate a column that only this stream has, such as count(amount), or add \
              FILTER (WHERE stream = '...')",
         )),
-    }
-}
-
-/// Evaluates an expression to one value a row. Where a row's own values make it fail (a division by
-/// zero, an overflow), that row gets NULL, whatever batch it stands in.
-pub(crate) fn evaluate(
-    expr: &Arc<dyn PhysicalExpr>,
-    rows: &RecordBatch,
-    what: &str,
-) -> Result<ArrayRef, FeatureError> {
-    let values = |rows: &RecordBatch| {
-        expr.evaluate(rows)
-            .and_then(|value| value.into_array(rows.num_rows()))
-    };
-    let failed = |source: DataFusionError| FeatureError::Evaluate {
-        feature: what.to_string(),
-        source: Box::new(source),
-    };
-    match values(rows) {
-        Ok(array) => Ok(array),
-        Err(error) if is_of_values(&error) => {
-            let data_type = expr.data_type(&rows.schema()).map_err(failed)?;
-            let single = |row: usize| match values(&rows.slice(row, 1)) {
-                Err(error) if is_of_values(&error) => Ok(new_null_array(&data_type, 1)),
-                other => other.map_err(failed),
-            };
-            let arrays = (0..rows.num_rows())
-                .map(single)
-                .collect::<Result<Vec<_>, _>>()?;
-            let arrays: Vec<_> = arrays.iter().map(|array| array.as_ref()).collect();
-            Ok(concat(&arrays)?)
-        }
-        Err(error) => Err(failed(error)),
-    }
-}
-
-/// Whether an expression failed on what a row holds, rather than on how it is built.
-pub(crate) fn is_of_values(error: &DataFusionError) -> bool {
-    match error.find_root() {
-        DataFusionError::Execution(_) => true,
-        DataFusionError::ArrowError(error, _) => matches!(
-            error.as_ref(),
-            ArrowError::DivideByZero
-                | ArrowError::ArithmeticOverflow(_)
-                | ArrowError::CastError(_)
-                | ArrowError::ComputeError(_)
-                | ArrowError::ParseError(_)
-                | ArrowError::InvalidArgumentError(_)
-        ),
-        _ => false,
     }
 }
 

@@ -1,11 +1,12 @@
 //! Features: standard SQL over the relation `events`, folded row by row.
 //!
-//! DataFusion parses, plans and type-checks the SQL; what is stateless runs as its physical
-//! expressions. Windows run on our own rings (`sanderling_state::window`), because a row's features
-//! must come out with the row, keys must be forgotten, and all of it must fit into a checkpoint.
+//! DataFusion parses, plans and type-checks the SQL; what is stateless runs as a program of its physical
+//! expressions (`program`). Windows run on our own rings (`sanderling_state::window`), because a row's
+//! features must come out with the row, keys must be forgotten, and all of it must fit into a checkpoint.
 
 mod accumulate;
 mod clock;
+mod columns;
 mod engine;
 mod error;
 mod groups;
@@ -13,6 +14,8 @@ mod keys;
 mod labels;
 mod lateness;
 mod plan;
+mod program;
+mod scalar;
 mod windows;
 
 pub use engine::FeatureEngine;

@@ -20,6 +20,7 @@ use crate::labels::{Joined, LabelJoin};
 use crate::lateness::Lateness;
 use crate::plan::{Plan, window_of};
 use crate::program::Program;
+use crate::view::{EngineView, KeyTable};
 use crate::{FeatureError, LabelCounts};
 
 /// SQL compiled over a relation, and all that its windows remember.
@@ -32,6 +33,7 @@ pub struct FeatureEngine {
     groups: Vec<WindowGroup>,
     outputs: Outputs,
     clock: Clock,
+    accepted: u64,
 }
 
 /// One entity's keys.
@@ -104,6 +106,7 @@ impl FeatureEngine {
             groups,
             outputs,
             clock: Clock::default(),
+            accepted: 0,
             relation,
         })
     }
@@ -189,6 +192,7 @@ impl FeatureEngine {
             false => Some(&scored[..]),
         };
         let features = self.features(&events.rows, picked, results)?;
+        self.accepted = events.sequence.0 + events.len() as u64;
         Ok(FeatureBatch {
             events,
             scored,
@@ -237,10 +241,36 @@ impl FeatureEngine {
         all
     }
 
+    /// Sequence of the row after the last one.
+    pub fn accepted(&self) -> u64 {
+        self.accepted
+    }
+
+    /// What the windows of all keys know now, by reference.
+    ///
+    /// # Errors
+    /// [`FeatureError::Arrow`] for a key whose type has no row format, which the engine itself would
+    /// have refused.
+    pub fn view(&self) -> Result<EngineView, FeatureError> {
+        let entities = (self.entities.iter().zip(&self.relation.entities))
+            .map(|(keys, entity)| {
+                let data_type = self.relation.schema.field(keys.column).data_type();
+                let field = Field::new(&entity.key, data_type.clone(), true);
+                Ok(Arc::new(KeyTable::new(vec![field], keys.index.known())?))
+            })
+            .collect::<Result<Vec<_>, FeatureError>>()?;
+        let clock_us = self.clock.now_us();
+        let windows = (self.groups.iter())
+            .map(|group| group.view(&self.relation, &entities, clock_us))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(EngineView::new(clock_us, entities, windows))
+    }
+
     /// All that the fold has come to, by reference.
     pub fn snapshot(&self) -> Snapshot {
         let mut snapshot = Snapshot::default();
         snapshot.add_value("shape", self.shape());
+        snapshot.add_value("accepted", self.accepted);
         self.clock.snapshot("clock", &mut snapshot);
         for (number, entity) in self.entities.iter().enumerate() {
             entity
@@ -264,6 +294,11 @@ impl FeatureEngine {
         if restored.section("shape")?.value::<String>()? != self.shape() {
             return Err(StateError::Mismatch("it is of other features".into()).into());
         }
+        // Snapshots of before this was told have none.
+        self.accepted = match restored.section("accepted") {
+            Ok(section) => section.value()?,
+            Err(_) => 0,
+        };
         self.clock = Clock::restore("clock", &restored)?;
         for (number, entity) in self.entities.iter_mut().enumerate() {
             entity.index = KeyIndex::restore(restored.section(&format!("entity-{number}"))?)?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, Field, SchemaRef};
 use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::PhysicalExpr;
 use sanderling_schemas::Relation;
@@ -22,6 +22,7 @@ use crate::keys::KeyEncoder;
 use crate::lateness::NewestTimes;
 use crate::plan::Plan;
 use crate::program::Program;
+use crate::view::{self, KeyTable, WindowTable};
 use crate::windows::{Kept, WindowCall};
 
 /// All windows of one `PARTITION BY`.
@@ -32,6 +33,9 @@ pub(crate) struct WindowGroup {
     by: Arc<str>,
     key: GroupKey,
     arguments: Program,
+    /// Name and type of each part of the key, and the text of each argument.
+    key_fields: Vec<Field>,
+    argument_texts: Vec<String>,
     /// For each window, its type, and what computes it from the frame's rows, if no kernel does.
     results: Vec<(DataType, Option<FrameAggregate>)>,
     state: WindowState,
@@ -172,6 +176,12 @@ impl WindowGroup {
             .map(|key| key.schema_name().to_string())
             .collect();
         let columns = columns.into_iter().flatten().collect();
+        let key_fields = (key.iter().zip(&by))
+            .map(|(key, text)| {
+                let data_type = type_of(&plan.compile(key, schema)?, schema)?;
+                Ok(Field::new(text, data_type, true))
+            })
+            .collect::<Result<_, FeatureError>>()?;
         let key = match key {
             [Expr::Column(column)] => relation
                 .entities
@@ -186,6 +196,10 @@ impl WindowGroup {
             windows,
             by: by.join(", ").into(),
             key,
+            key_fields,
+            argument_texts: (exprs.iter())
+                .map(|expr| expr.schema_name().to_string())
+                .collect(),
             arguments: Program::new(arguments, schema),
             results,
             state: WindowState::new(Arc::new(spec)),
@@ -272,6 +286,27 @@ impl WindowGroup {
             footprint.bytes += index.bytes();
         }
         footprint
+    }
+
+    /// What the windows keep now; `entities` are the keys of the relation's.
+    pub(crate) fn view(
+        &self,
+        relation: &Relation,
+        entities: &[Arc<KeyTable>],
+        clock_us: i64,
+    ) -> Result<WindowTable, FeatureError> {
+        let (name, keys) = match &self.key {
+            GroupKey::Entity(entity) => {
+                let name = relation.entities[*entity].name.clone();
+                (name, entities[*entity].clone())
+            }
+            GroupKey::Own { index, .. } => {
+                let keys = KeyTable::new(self.key_fields.clone(), index.known())?;
+                (view::name_of(&self.by), Arc::new(keys))
+            }
+        };
+        let windows = self.state.view(clock_us);
+        Ok(WindowTable::new(name, keys, &self.argument_texts, windows))
     }
 
     /// The plan's windows, in the order of the results.

@@ -1,10 +1,15 @@
 //! Values of key columns as bytes.
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringArray};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringArray, UInt32Array};
 use arrow::datatypes::{DataType, Int64Type};
 use arrow::row::{RowConverter, Rows, SortField};
 
+use sanderling_state::StateError;
+
 use crate::FeatureError;
+use crate::groups::take_rows;
 
 /// Turns columns into one key a row. A single string is its own bytes, a single bigint its eight,
 /// and anything else the row format of Arrow; all tell apart what SQL tells apart.
@@ -47,6 +52,46 @@ impl KeyEncoder {
             }
             (KeyEncoder::Row(converter), _) => Keys::Row(converter.convert_columns(columns)?),
             _ => return Err(FeatureError::Batch),
+        })
+    }
+
+    /// The columns again, of keys that [`KeyEncoder::keys`] has made; `None` is a key of NULL alone. A
+    /// dictionary comes back as its values.
+    pub(crate) fn columns(&self, keys: &[Option<&[u8]>]) -> Result<Vec<ArrayRef>, FeatureError> {
+        let damaged = || StateError::Damaged("a key of another type".into());
+        Ok(match self {
+            KeyEncoder::Unit => Vec::new(),
+            KeyEncoder::Text => {
+                let texts = keys.iter().map(|key| key.map(String::from_utf8_lossy));
+                vec![Arc::new(texts.collect::<StringArray>())]
+            }
+            KeyEncoder::Number => {
+                let number = |key: &Option<&[u8]>| match key {
+                    None => Ok(None),
+                    Some(key) => Ok(Some(i64::from_le_bytes(
+                        (*key).try_into().map_err(|_| damaged())?,
+                    ))),
+                };
+                let numbers = keys.iter().map(number);
+                vec![Arc::new(
+                    numbers.collect::<Result<Int64Array, StateError>>()?,
+                )]
+            }
+            KeyEncoder::Row(converter) => {
+                let parser = converter.parser();
+                let known = keys.iter().flatten().map(|key| parser.parse(key));
+                let columns = converter.convert_rows(known)?;
+                let mut next = 0;
+                let picks: UInt32Array = (keys.iter())
+                    .map(|key| {
+                        key.map(|_| {
+                            next += 1;
+                            next - 1
+                        })
+                    })
+                    .collect();
+                take_rows(&columns, &picks)?
+            }
         })
     }
 }

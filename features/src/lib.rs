@@ -16,8 +16,10 @@ mod lateness;
 mod plan;
 mod program;
 mod scalar;
+mod view;
 mod windows;
 
 pub use engine::FeatureEngine;
 pub use error::FeatureError;
 pub use labels::LabelCounts;
+pub use view::{EngineView, KeyTable, WindowTable};

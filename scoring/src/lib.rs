@@ -42,6 +42,6 @@ pub use manifest::{
 };
 pub use options::{ModelOptions, TrainingOptions};
 pub use recording::{RecordedLabel, Recording};
-pub use scorer::{Scored, Scorer};
+pub use scorer::{MemorySummary, MemoryView, Scored, Scorer};
 pub use served::ServedModel;
 pub use train::{TrainingPlan, TrainingProgress, train};

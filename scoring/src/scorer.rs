@@ -8,6 +8,7 @@
 //! events may be at one terminal and nothing waits.
 
 mod fold;
+mod view;
 
 use std::sync::Arc;
 
@@ -20,6 +21,8 @@ use crate::inputs::{ModelInputs, feature_matrix};
 use crate::memory::{Memory, Pending, PendingEvents};
 use crate::recording::{LabelStep, Recording, Steps};
 use crate::served::ServedModel;
+
+pub use view::{MemorySummary, MemoryView};
 
 /// Rows below which splitting a batch over threads costs more than it gains.
 const THREAD_ROWS_MIN: usize = 64;

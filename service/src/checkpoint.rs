@@ -119,6 +119,14 @@ impl CheckpointStore {
         Ok(None)
     }
 
+    /// The checkpoint at `sequence`.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn at(&self, sequence: u64) -> Result<Checkpoint, String> {
+        self.read(sequence)
+    }
+
     /// Removes all of them.
     pub fn clear(&self) -> Result<(), Failure> {
         for sequence in self.sequences()? {

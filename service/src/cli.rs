@@ -17,7 +17,11 @@ use crate::failure::Failure;
 use crate::folder::PipelineFolder;
 use crate::log::LogFormat;
 use crate::replay::{ReplayInput, ReplayOrder};
-use crate::{against, demo, dlq, evaluate, features, log, replay, run, simulate, train, validate};
+use crate::state_query::{QueryOptions, StateOf};
+use crate::{
+    against, demo, dlq, evaluate, features, log, replay, run, simulate, state_query, train,
+    validate,
+};
 
 /// What stands for the pipeline's topics where files can be named too.
 const KAFKA: &str = "kafka";
@@ -55,6 +59,9 @@ enum Command {
     Validate(ValidateArgs),
     /// A seeded stream with planted frauds.
     Simulate(SimulateArgs),
+    /// What the engine knows: SQL over its state, live or from a checkpoint.
+    #[command(subcommand)]
+    State(StateCommand),
     /// Refused records: list, show, and put back.
     #[command(subcommand)]
     Dlq(DlqCommand),
@@ -221,6 +228,10 @@ struct ReplayArgs {
     /// Go on after a crash, from the newest good checkpoint under --out.
     #[arg(long)]
     resume: bool,
+    /// Keep the state of the end under --out/state, to be asked by `state query --checkpoint`. Of files,
+    /// or of one lane's order.
+    #[arg(long)]
+    keep_state: bool,
     /// Compare with these decisions, value by value; fails if any differs.
     #[arg(long, value_name = "DECISIONS")]
     against: Option<PathBuf>,
@@ -308,6 +319,33 @@ struct EvaluateArgs {
 struct ValidateArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
+}
+
+#[derive(Subcommand)]
+enum StateCommand {
+    /// Asks the running service, or else the newest checkpoint; it says which.
+    Query(StateQueryArgs),
+}
+
+#[derive(Args)]
+struct StateQueryArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    /// One SELECT; `show tables` lists what there is.
+    sql: String,
+    /// The running service alone.
+    #[arg(long, conflicts_with = "checkpoint")]
+    live: bool,
+    /// Health port of the running service, instead of health.listen.
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "checkpoint")]
+    at: Option<String>,
+    /// A checkpoint's folder, or a folder of checkpoints, of which the newest good one is taken; without
+    /// a value, the one under state.url.
+    #[arg(long, value_name = "DIR", num_args = 0..=1)]
+    checkpoint: Option<Option<PathBuf>>,
+    /// Rows at most.
+    #[arg(long, default_value_t = 1000)]
+    limit: usize,
 }
 
 #[derive(Subcommand)]
@@ -529,12 +567,16 @@ fn answer(cli: &Cli) -> Result<(), Vec<Failure>> {
                     },
                     from: args.from,
                     to: args.to,
-                    order: args.order.as_ref().map(|order| match order == Path::new(KAFKA) {
-                        true => ReplayOrder::Kafka,
-                        false => ReplayOrder::File(order.clone()),
-                    }),
+                    order: args
+                        .order
+                        .as_ref()
+                        .map(|order| match order == Path::new(KAFKA) {
+                            true => ReplayOrder::Kafka,
+                            false => ReplayOrder::File(order.clone()),
+                        }),
                     out: args.out.clone(),
                     resume: args.resume,
+                    keep_state: args.keep_state,
                     batch_rows: args.batch_rows as usize,
                     threads: args.threads as usize,
                 },
@@ -613,6 +655,22 @@ fn answer(cli: &Cli) -> Result<(), Vec<Failure>> {
             .map_err(one)?;
             show(cli.json, &simulated, || simulated.to_string()).map_err(one)
         }
+        Command::State(StateCommand::Query(args)) => (|| {
+            let folder = args.pipeline.open()?;
+            let of = match (&args.checkpoint, args.live || args.at.is_some()) {
+                (Some(place), _) => StateOf::Checkpoint(place.clone()),
+                (None, true) => StateOf::Live(args.at.clone()),
+                (None, false) => StateOf::Either,
+            };
+            let options = QueryOptions {
+                sql: args.sql.clone(),
+                limit: args.limit,
+                of,
+            };
+            let answer = state_query::query(&folder, &options)?;
+            show(cli.json, &answer, || answer.to_string())
+        })()
+        .map_err(one),
         Command::Dlq(command) => dead_letters(command, cli.json).map_err(one),
     }
 }

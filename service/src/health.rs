@@ -4,7 +4,8 @@
 //! asker delays no decision. What it tells is in [`HealthState`], which the feeder writes.
 //!
 //! Alive means that the feeder still turns; an orchestrator may restart what is not. Ready means
-//! assigned, restored and deciding events as they come.
+//! assigned, restored and deciding events as they come. Whoever serves may answer more there, as `run`
+//! does for `sanderling state query`.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
@@ -127,7 +128,7 @@ impl Drop for HealthServer {
     }
 }
 
-/// Serves `metrics` and `state` at `listen`, which is `host:port`.
+/// Serves `metrics`, `state` and what `more` answers at `listen`, which is `host:port`.
 ///
 /// # Errors
 /// An address that cannot be listened at, with its cure.
@@ -135,6 +136,7 @@ pub fn serve(
     listen: &str,
     metrics: Arc<Metrics>,
     state: Arc<HealthState>,
+    more: Router,
 ) -> Result<HealthServer, Failure> {
     let listener = bind(listen).map_err(|e| refusal(listen, &e))?;
     let address = listener.local_addr().map_err(|e| refusal(listen, &e))?;
@@ -150,8 +152,10 @@ pub fn serve(
             let served = runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
                 // To stop is to leave: an asker that never ends its question is not waited for.
+                let routes = routes(metrics, state).merge(more);
+                let routes = routes.into_make_service_with_connect_info::<SocketAddr>();
                 tokio::select! {
-                    served = axum::serve(listener, routes(metrics, state)) => served,
+                    served = axum::serve(listener, routes) => served,
                     _ = stopped => Ok(()),
                 }
             });
@@ -256,7 +260,13 @@ mod tests {
 
     fn service() -> (Arc<HealthState>, HealthServer) {
         let state = Arc::new(HealthState::new());
-        let server = serve("127.0.0.1:0", Arc::new(Metrics::new()), state.clone()).unwrap();
+        let server = serve(
+            "127.0.0.1:0",
+            Arc::new(Metrics::new()),
+            state.clone(),
+            Router::new(),
+        )
+        .unwrap();
         (state, server)
     }
 
@@ -299,6 +309,7 @@ mod tests {
                 &address.to_string(),
                 Arc::new(Metrics::new()),
                 Arc::new(HealthState::new()),
+                Router::new(),
             )
         };
         let refused = again().err().unwrap();
@@ -313,6 +324,7 @@ mod tests {
             "nowhere",
             Arc::new(Metrics::new()),
             Arc::new(HealthState::new()),
+            Router::new(),
         );
         assert!(refused.err().unwrap().message.contains("nowhere"));
     }

@@ -27,6 +27,7 @@ pub mod resolve;
 pub mod run;
 pub mod settings;
 pub mod simulate;
+pub mod state_query;
 pub mod tally;
 pub mod telemetry;
 pub mod train;

@@ -15,12 +15,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arrow::array::ArrayRef;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use sanderling_features::FeatureEngine;
+use sanderling_features::{EngineView, FeatureEngine, FeatureError};
 use sanderling_schemas::{
     DeadLetter, Decision, EventBatch, FeatureBatch, Flag, KnownLabel, Offsets, OrderRecord, Rung,
     Timing,
 };
-use sanderling_scoring::{Scored, Scorer};
+use sanderling_scoring::{MemoryView, Scored, Scorer};
 use sanderling_state::Snapshot;
 
 use crate::failure::Failure;
@@ -66,6 +66,8 @@ pub enum Input {
     Mark(Offsets),
     /// A cut through the line is wanted here.
     Barrier(Barrier),
+    /// A look at a lane's state is wanted here.
+    Look(Look),
 }
 
 /// Events of a lane, and what is to be done with them.
@@ -157,6 +159,36 @@ pub struct Barrier {
     pub passed: Option<Sender<()>>,
 }
 
+/// What the stages know of a lane at one moment, by reference. Nothing waits for it: it is told to who
+/// asked, and no outcome.
+pub struct Look {
+    /// Whose state is looked at.
+    pub lane: Lane,
+    /// The windows, and how many rows were accepted; none if the lane is not on the line.
+    pub windows: Option<(Result<EngineView, FeatureError>, u64)>,
+    /// What the model remembers.
+    pub memories: Vec<MemoryView>,
+    told: Sender<Look>,
+}
+
+impl Look {
+    /// A look at `lane`, for who holds the other end of `told`.
+    pub fn new(lane: Lane, told: Sender<Look>) -> Self {
+        Self {
+            lane,
+            windows: None,
+            memories: Vec::new(),
+            told,
+        }
+    }
+}
+
+/// What is taken of a stage's state as something passes it.
+enum Cut<'a> {
+    Checkpoint(&'a mut Barrier),
+    Look(&'a mut Look),
+}
+
 /// What travels between stages; `R` is what a stage leaves of a lane's pipeline to the next ones.
 enum Flow<R, T> {
     Open(Lane, R),
@@ -165,6 +197,7 @@ enum Flow<R, T> {
     Rejected(Vec<DeadLetter>),
     Mark(Offsets),
     Barrier(Barrier),
+    Look(Look),
 }
 
 /// A batch and what is known of it so far.
@@ -229,7 +262,10 @@ where
                 to_score,
                 split_pipeline,
                 featurise,
-                |features, barrier| barrier.windows = Some(features.snapshot()),
+                |features, cut| match cut {
+                    Cut::Checkpoint(barrier) => barrier.windows = Some(features.snapshot()),
+                    Cut::Look(look) => look.windows = Some((features.view(), features.accepted())),
+                },
             )
         });
         let score = named(scope, "score", move || {
@@ -238,7 +274,10 @@ where
                 to_judge,
                 |rest| rest,
                 score,
-                |(scorer, _), barrier| barrier.model = Some(scorer.snapshot()),
+                |(scorer, _), cut| match cut {
+                    Cut::Checkpoint(barrier) => barrier.model = Some(scorer.snapshot()),
+                    Cut::Look(look) => look.memories = scorer.memories(),
+                },
             )
         });
         let judging = named(scope, "explain", move || {
@@ -308,6 +347,7 @@ impl Feeder {
             Input::Rejected(letters) => Flow::Rejected(letters),
             Input::Mark(offsets) => Flow::Mark(offsets),
             Input::Barrier(barrier) => Flow::Barrier(barrier),
+            Input::Look(look) => Flow::Look(look),
         };
         self.0.send(flow).is_ok()
     }
@@ -352,6 +392,11 @@ fn outcome(flow: Flow<(), Box<Decided>>) -> Option<Outcome> {
         Flow::Rejected(letters) => Some(Outcome::Rejected(letters)),
         Flow::Mark(offsets) => Some(Outcome::Mark(offsets)),
         Flow::Barrier(barrier) => Some(Outcome::Barrier(barrier)),
+        Flow::Look(look) => {
+            // Who has gone away wants no answer.
+            let _ = look.told.clone().send(look);
+            None
+        }
         Flow::Open(..) | Flow::Close(_) => None,
     }
 }
@@ -363,7 +408,7 @@ fn stage<S, P, R, I, O>(
     output: Sender<Flow<R, O>>,
     split: impl Fn(P) -> (S, R),
     work: impl Fn(Carried<I>, &mut S) -> Result<Carried<O>, PipelineError>,
-    cut: impl Fn(&S, &mut Barrier),
+    cut: impl Fn(&S, Cut<'_>),
 ) -> Result<(), PipelineError> {
     let mut lanes: BTreeMap<Lane, S> = BTreeMap::new();
     for flow in input {
@@ -387,9 +432,15 @@ fn stage<S, P, R, I, O>(
             Flow::Mark(offsets) => Flow::Mark(offsets),
             Flow::Barrier(mut barrier) => {
                 if let Some(state) = lanes.get(&barrier.lane) {
-                    cut(state, &mut barrier);
+                    cut(state, Cut::Checkpoint(&mut barrier));
                 }
                 Flow::Barrier(barrier)
+            }
+            Flow::Look(mut look) => {
+                if let Some(state) = lanes.get(&look.lane) {
+                    cut(state, Cut::Look(&mut look));
+                }
+                Flow::Look(look)
             }
         };
         if output.send(flow).is_err() {

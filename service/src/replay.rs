@@ -48,6 +48,8 @@ pub struct ReplayOptions {
     pub out: PathBuf,
     /// Go on from the newest good checkpoint in the output folder.
     pub resume: bool,
+    /// Leave the state of the end as a checkpoint, where it is that of one fold.
+    pub keep_state: bool,
     /// Rows of a batch.
     pub batch_rows: usize,
     /// Cores over which a batch is scored.
@@ -125,7 +127,11 @@ pub fn replay(folder: &PipelineFolder, options: &ReplayOptions) -> Result<Summar
             for (lane, pipeline) in lanes.into_iter().zip(pipelines) {
                 feeder.send(Input::Open(Lane(lane), Box::new(pipeline)));
             }
-            feed(&mut source, feeder, options.batch_rows, interval)
+            feed(&mut source, feeder, options.batch_rows, interval)?;
+            if one && options.keep_state {
+                feeder.send(Input::Barrier(cut(&source)?));
+            }
+            Ok(())
         },
         |outcomes| {
             while let Some(outcome) = outcomes.next() {

@@ -10,6 +10,7 @@ mod feed;
 mod history;
 mod instance;
 mod lanes;
+mod look;
 mod pace;
 mod recover;
 
@@ -40,6 +41,7 @@ use crate::telemetry::Metrics;
 use feed::{Feed, before_revoke};
 use instance::Instance;
 use lanes::Lanes;
+use look::LiveState;
 use pace::Pace;
 
 pub use pace::Permit;
@@ -96,9 +98,15 @@ pub fn run(folder: &PipelineFolder, options: &RunOptions) -> Result<Summary, Fai
     let metrics = Arc::new(Metrics::new());
     let health = Arc::new(HealthState::new());
     health.starting("connecting to the broker");
-    let _server = health::serve(&settings.health.listen, metrics.clone(), health.clone())?;
-
     let lanes = Arc::new(Lanes::default());
+    let looked_at = LiveState::new(&folder.name, folder.relation.clone(), lanes.clone());
+    let looked_at = Arc::new(looked_at);
+    let _server = health::serve(
+        &settings.health.listen,
+        metrics.clone(),
+        health.clone(),
+        looked_at.clone().routes(),
+    )?;
     let transaction = Duration::from_millis(settings.kafka.transaction_ms);
     let after = match settings.delivery {
         Delivery::ExactlyOnce => transaction + COMMIT_GUESS,
@@ -142,6 +150,7 @@ pub fn run(folder: &PipelineFolder, options: &RunOptions) -> Result<Summary, Fai
         line::run(
             |feeder| {
                 let open = Arc::new(feeder.clone());
+                looked_at.fed_by(Arc::downgrade(&open));
                 let options = service.kafka_options(Arc::downgrade(&open));
                 let source = KafkaSource::new(folder.relation.clone(), &folder.streams, &options)
                     .map_err(input_failure)?;

@@ -25,6 +25,30 @@ pub struct KeyIndex {
     len: u32,
 }
 
+/// The keys of one moment, shared with the index that goes on.
+#[derive(Debug, Clone, Default)]
+pub struct KnownKeys {
+    pages: Vec<Arc<KeyPage>>,
+    len: u32,
+}
+
+impl KnownKeys {
+    /// Number of slots.
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// No keys.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The key of a slot below [`KnownKeys::len`].
+    pub fn key(&self, slot: u32) -> &[u8] {
+        key_at(&self.pages, slot)
+    }
+}
+
 #[derive(Debug, Clone, Default)]
 struct KeyPage {
     bytes: Vec<u8>,
@@ -149,6 +173,14 @@ impl KeyIndex {
     /// The key of a slot below [`KeyIndex::len`].
     pub fn key(&self, slot: u32) -> &[u8] {
         key_at(&self.pages, slot)
+    }
+
+    /// The keys as they are now, by reference.
+    pub fn known(&self) -> KnownKeys {
+        KnownKeys {
+            pages: self.pages.clone(),
+            len: self.len,
+        }
     }
 
     /// Adds the keys to a snapshot, by reference.

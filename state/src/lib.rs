@@ -16,7 +16,7 @@ pub mod window;
 
 pub use bytes::Persist;
 pub use error::StateError;
-pub use key_index::{KeyIndex, KeyOf};
+pub use key_index::{KeyIndex, KeyOf, KnownKeys};
 pub use paged::Paged;
 pub use referents::{Referents, Settled};
 pub use snapshot::{Page, Restored, Section, Snapshot};

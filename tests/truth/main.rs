@@ -23,4 +23,5 @@ mod random;
 mod sanderling;
 mod scenario;
 mod setup;
+mod state_query;
 mod telemetry;

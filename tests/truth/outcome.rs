@@ -70,7 +70,7 @@ impl Outcome {
             .collect()
     }
 
-    fn column(&self, name: &str) -> ArrayRef {
+    pub fn column(&self, name: &str) -> ArrayRef {
         self.decisions
             .column_by_name(name)
             .unwrap_or_else(|| panic!("no column {name}"))

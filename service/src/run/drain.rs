@@ -171,7 +171,7 @@ impl Service<'_> {
 
 /// Lets every other thread go first on a machine that is busy: a checkpoint may take its time, a
 /// decision may not.
-fn yield_to_others() {
+pub fn yield_to_others() {
     const NICENESS: libc::c_int = 10;
     // SAFETY: plain numbers go in and out. On Linux 0 names the calling thread alone.
     let done = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };

@@ -95,11 +95,29 @@ impl Output {
         }
     }
 
+    /// Appends the stored value of a column in a row.
+    pub(super) fn push_stored(&mut self, row: &[u64], slot: Slot) {
+        self.push(stored(row, slot));
+    }
+
+    /// Appends whether a value is there.
+    pub(super) fn push_presence(&mut self, is_there: bool) {
+        self.push(Result::Int(i128::from(is_there)));
+    }
+
     /// The column.
     pub(super) fn finish(self, texts: &KeyIndex) -> std::result::Result<ArrayRef, StateError> {
+        self.finish_with(|text| texts.key(text))
+    }
+
+    /// The column, whose texts are looked up by `text_of`.
+    pub(super) fn finish_with<'a>(
+        self,
+        text_of: impl Fn(u32) -> &'a [u8],
+    ) -> std::result::Result<ArrayRef, StateError> {
         if let Filled::Texts(values) = &self.values {
             let text = |(value, valid): (&u32, &bool)| {
-                valid.then(|| String::from_utf8_lossy(texts.key(*value)))
+                valid.then(|| String::from_utf8_lossy(text_of(*value)))
             };
             let texts: StringArray = values.iter().zip(&self.valid).map(text).collect();
             return Ok(Arc::new(texts));

@@ -23,7 +23,9 @@ mod exact;
 mod ring;
 mod spec;
 mod state;
+mod view;
 
 pub use ring::KeyTimes;
 pub use spec::{Aggregate, COLUMNS_MAX, Column, Frame, Function, Pair, WindowSpec};
 pub use state::{Footprint, FrameRows, WindowOutput, WindowRows, WindowState};
+pub use view::{KeySummary, WindowView};

@@ -9,6 +9,7 @@ use super::column::Values;
 use super::cursor;
 use super::ring::{KeyTimes, Ring, Step};
 use super::spec::{Frame, FramePlan, Function, Storage, WindowSpec};
+use super::view::WindowView;
 use crate::snapshot::{Restored, Snapshot};
 use crate::{KeyIndex, Paged, StateError};
 
@@ -228,6 +229,12 @@ impl WindowState {
         (times != KeyTimes::NEVER && !self.spec.is_forgotten(times, clock_us)).then_some(times)
     }
 
+    /// What is kept now, by reference, as it looks when the stream's time is `clock_us`.
+    pub fn view(&self, clock_us: i64) -> WindowView {
+        let texts = self.texts.iter().map(KeyIndex::known).collect();
+        WindowView::new(self.spec.clone(), self.rings.clone(), texts, clock_us)
+    }
+
     /// Number of rings, the one for NULL keys included.
     pub fn len(&self) -> usize {
         self.rings.len()
@@ -297,13 +304,13 @@ pub struct Footprint {
     pub bytes: usize,
 }
 
-fn ring_of(slot: u32) -> usize {
+pub(super) fn ring_of(slot: u32) -> usize {
     slot.wrapping_add(1) as usize
 }
 
 impl WindowSpec {
     /// No row of the key can be reached any more by one that is not late for the whole stream.
-    fn is_forgotten(&self, times: KeyTimes, clock_us: i64) -> bool {
+    pub(super) fn is_forgotten(&self, times: KeyTimes, clock_us: i64) -> bool {
         let reach_us = self.retention_us.saturating_add(self.lateness_us);
         self.forgets
             && times != KeyTimes::NEVER
@@ -348,21 +355,22 @@ fn accept(
 /// their room is wanted.
 fn forget(ring: &mut Ring, spec: &WindowSpec) {
     let stride = spec.stride;
-    let first = ring.first();
-    let mut kept = ring.number_at(
-        ring.times.newest_us.saturating_sub(spec.retention_us),
-        stride,
-    );
-    if let Some(before) = spec.rows_before {
-        let in_time = ring.number_at(
-            ring.times.newest_us.saturating_sub(spec.lateness_us),
-            stride,
-        );
-        kept = kept.min(in_time.saturating_sub(before)).max(first);
-    }
+    let (first, kept) = (ring.first(), reach(ring, spec));
     if kept > first {
         cursor::leave(ring, &spec.frames, kept, stride);
         ring.drop_front(kept - first, stride);
+    }
+}
+
+/// Number of the first row that a frame can still reach.
+pub(super) fn reach(ring: &Ring, spec: &WindowSpec) -> u64 {
+    let at = |behind_us: i64| {
+        ring.number_at(ring.times.newest_us.saturating_sub(behind_us), spec.stride)
+    };
+    let kept = at(spec.retention_us);
+    match spec.rows_before {
+        None => kept,
+        Some(before) => (kept.min(at(spec.lateness_us).saturating_sub(before))).max(ring.first()),
     }
 }
 

@@ -181,6 +181,11 @@ impl Service {
         http::ask(&format!("127.0.0.1:{}", self.port), "GET", path, "")
     }
 
+    /// Where its health port is.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
     /// The process, for who measures it.
     #[allow(dead_code)]
     pub fn id(&self) -> u32 {

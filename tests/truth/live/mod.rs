@@ -13,6 +13,7 @@ mod formats;
 mod harness;
 mod http;
 mod ladder;
+mod looked_at;
 mod rebalance;
 mod recorded;
 mod refusals;

@@ -8,10 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::TimestampMicrosecondArray;
-use arrow::array::{
-    ArrayRef, AsArray, BooleanArray, Int32Array, RecordBatch, UInt32Array, UInt64Array,
-};
-use arrow::compute::{and, prep_null_mask_filter, take};
+use arrow::array::{ArrayRef, AsArray, Int32Array, RecordBatch, UInt32Array, UInt64Array};
+use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
@@ -286,13 +284,16 @@ impl StateTable {
         let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(rows));
         let schema = Arc::new(self.key_schema());
         let batch = RecordBatch::try_new_with_options(schema, keys, &options)?;
-        let mut passes = BooleanArray::from(vec![true; rows]);
+        let mut passes = vec![true; rows];
         for filter in filters {
             let holds = filter.evaluate(&batch)?.into_array(rows)?;
-            passes = and(&passes, &prep_null_mask_filter(holds.as_boolean()))?;
+            // NULL is not true.
+            for (passes, holds) in passes.iter_mut().zip(holds.as_boolean()) {
+                *passes &= holds == Some(true);
+            }
         }
         let picks: UInt32Array = (0u32..)
-            .zip(passes.values().iter())
+            .zip(passes)
             .filter_map(|(at, passes)| passes.then_some(Some(at)))
             .collect();
         let keys = (batch.columns().iter())

@@ -87,14 +87,8 @@ fn a_stored_state_says_what_the_features_say() {
         Some(counts[last]),
         "{card}: {found:?}"
     );
-    let sum = found[0]["s"]
-        .as_str()
-        .map(|s| s.parse::<f64>().expect("a number"));
-    assert!(
-        (sum.expect("a sum") - sums[last]).abs() < 1e-9,
-        "{found:?}, {}",
-        sums[last]
-    );
+    let sum = found[0]["s"].as_f64().expect("a sum");
+    assert!((sum - sums[last]).abs() < 1e-9, "{found:?}, {}", sums[last]);
 
     // Keys, rows and the model's memory are of the same cards.
     let whole = rows(

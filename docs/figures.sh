@@ -9,11 +9,14 @@ pipeline=pipelines/fraud-handbook
 out=${OUT:-out/figures}
 mkdir -p "$out"
 
-fold="--start 2018-07-25 --folds 4 --step-days 7 --train-days 7 --delay-days 7 --test-days 7 --exclude-known --seed 1"
+fold="--start 2018-07-25 --folds 4 --step-days 7 --train-days 7 --delay-days 7 --test-days 7 --exclude-known"
 
-echo "# evaluate: the pipeline as it is"
-# shellcheck disable=SC2086
-"$bin" evaluate $pipeline --input "$data" $fold --json | tee "$out/evaluate.json"
+echo "# evaluate: the pipeline as it is, three seeds"
+for seed in 1 2 3; do
+    # shellcheck disable=SC2086
+    "$bin" evaluate $pipeline --input "$data" $fold --seed $seed --scores "$out/scores-$seed.parquet" --json \
+        | tee "$out/evaluate-$seed.json"
+done
 
 echo "# evaluate: without the graph layer"
 # shellcheck disable=SC2086

@@ -29,8 +29,20 @@ SELECT
     / nullif(stddev(amount) OVER card_30d, 0)                         AS amount_z_card_30d,
   amount / nullif(avg(amount) OVER card_earlier, 0)                   AS amount_to_card_mean_earlier,
   avg(amount) OVER card_7d / nullif(avg(amount) OVER card_earlier, 0) AS card_mean_7d_to_earlier,
+  max(amount) OVER card_1d                                            AS card_max_1d,
+  stddev(amount) OVER card_7d                                         AS card_stddev_7d,
+  stddev(amount) OVER card_earlier                                    AS card_stddev_earlier,
+  max(amount) OVER card_earlier                                       AS card_max_earlier,
+  amount / nullif(max(amount) OVER card_earlier, 0)                   AS amount_to_card_max_earlier,
+  (amount - avg(amount) OVER card_earlier)
+    / nullif(stddev(amount) OVER card_earlier, 0)                     AS amount_z_card_earlier,
+  max(amount) OVER card_7d / nullif(avg(amount) OVER card_earlier, 0) AS card_max_7d_to_earlier,
   coalesce(sum(is_fraud) OVER card_7d, 0)                             AS card_frauds_7d,
   coalesce(sum(is_fraud) OVER card_30d, 0)                            AS card_frauds_30d,
+  avg(is_fraud) OVER card_30d                                         AS card_fraud_rate_30d,
+  (date_part('epoch', event_time)
+    - max(CASE WHEN is_fraud = 1 THEN date_part('epoch', event_time) END) OVER card_30d)
+    / 86400                                                           AS card_days_since_fraud,
 
   -- What the terminal has been doing.
   count(amount) OVER terminal_1d                                      AS terminal_count_1d,
@@ -41,6 +53,7 @@ SELECT
   amount / nullif(avg(amount) OVER terminal_30d, 0)                   AS amount_to_terminal_mean_30d,
 
   -- What labels have told about the terminal.
+  coalesce(sum(is_fraud) OVER terminal_1d, 0)                         AS terminal_frauds_1d,
   coalesce(sum(is_fraud) OVER terminal_3d, 0)                         AS terminal_frauds_3d,
   coalesce(sum(is_fraud) OVER terminal_7d, 0)                         AS terminal_frauds_7d,
   coalesce(sum(is_fraud) OVER terminal_14d, 0)                        AS terminal_frauds_14d,
@@ -48,14 +61,20 @@ SELECT
   coalesce(sum(is_fraud) OVER terminal_30d, 0)                        AS terminal_frauds_30d,
   coalesce(sum(is_fraud) OVER terminal_45d, 0)                        AS terminal_frauds_45d,
   count(is_fraud) OVER terminal_7d                                    AS terminal_labels_7d,
+  count(is_fraud) OVER terminal_14d                                   AS terminal_labels_14d,
   count(is_fraud) OVER terminal_30d                                   AS terminal_labels_30d,
   avg(is_fraud) OVER terminal_3d                                      AS terminal_fraud_rate_3d,
   avg(is_fraud) OVER terminal_7d                                      AS terminal_fraud_rate_7d,
   avg(is_fraud) OVER terminal_14d                                     AS terminal_fraud_rate_14d,
+  avg(is_fraud) OVER terminal_21d                                     AS terminal_fraud_rate_21d,
   avg(is_fraud) OVER terminal_30d                                     AS terminal_fraud_rate_30d,
+  avg(is_fraud) OVER terminal_45d                                     AS terminal_fraud_rate_45d,
   (date_part('epoch', event_time)
     - max(CASE WHEN is_fraud = 1 THEN date_part('epoch', event_time) END) OVER terminal_45d)
     / 86400                                                           AS terminal_days_since_fraud,
+  (date_part('epoch', event_time)
+    - min(CASE WHEN is_fraud = 1 THEN date_part('epoch', event_time) END) OVER terminal_30d)
+    / 86400                                                           AS terminal_days_since_first_fraud,
   (date_part('epoch', event_time)
     - max(CASE WHEN is_fraud = 0 THEN date_part('epoch', event_time) END) OVER terminal_45d)
     / 86400                                                           AS terminal_days_since_genuine

@@ -167,7 +167,7 @@ impl Architecture {
 
     /// Bins of a piecewise-linear embedding.
     pub(crate) fn bins(&self) -> usize {
-        self.options.bins + TAIL_QUANTILES.len()
+        self.options.bins + TAIL_QUANTILES.len() + 2 * self.options.splits
     }
 
     /// Numbers of one network in a context row.

@@ -2,8 +2,10 @@
 //!
 //! A feature becomes `v = sign(x) ln(1 + |x|)`; from it a z-score clipped at 5, a missing flag and
 //! a piecewise-linear embedding (Gorishniy et al. 2022, "On embeddings for numerical features",
-//! equation 1) over quantile bins with extra edges in the upper tail. The statistics come from the
-//! training rows alone.
+//! equation 1) over quantile bins with extra edges in the upper tail, and around the values at which
+//! the label changes most (section 3.2.2 there): a limit above which nearly all is fraud lies in a
+//! thousandth of the rows, where quantiles see nothing. The statistics come from the training rows
+//! alone.
 
 use crate::architecture::{Architecture, TAIL_QUANTILES};
 use crate::error::ScoringError;
@@ -12,6 +14,12 @@ use crate::weights::Weights;
 
 /// Largest z-score.
 const CLIP: f32 = 5.0;
+
+/// Fewest rows on either side of a split.
+const SPLIT_ROWS_MIN: usize = 16;
+/// A split must explain this many times what it would by chance: about what the best of thousands of
+/// cuts through noise reaches.
+const SPLIT_GAIN_MIN: f64 = 20.0;
 
 /// Statistics of the inputs.
 #[derive(Debug, Clone, PartialEq)]
@@ -80,11 +88,58 @@ fn quantile(sorted: &[f32], q: f64) -> f32 {
     (f64::from(sorted[low]) * (1.0 - part) + f64::from(sorted[high]) * part) as f32
 }
 
+/// Values between which the target changes most: at most `count` splits of the regression tree that
+/// is grown best first by squared error, two values each, the last below and the first above.
+/// `points` are values, ascending, with their targets.
+fn splits(points: &[(f32, f32)], count: usize) -> Vec<f32> {
+    let mut sums = vec![0.0f64];
+    let mut squares = vec![0.0f64];
+    for &(_, target) in points {
+        let target = f64::from(target);
+        sums.push(sums[sums.len() - 1] + target);
+        squares.push(squares[squares.len() - 1] + target * target);
+    }
+    // How much better two means are than one, and where to cut.
+    let best = |from: usize, to: usize| -> Option<(f64, usize)> {
+        let (n, sum) = ((to - from) as f64, sums[to] - sums[from]);
+        let variance = (squares[to] - squares[from]) / n - (sum / n).powi(2);
+        let cuts = (from + SPLIT_ROWS_MIN)..(to + 1).saturating_sub(SPLIT_ROWS_MIN);
+        let cuts = cuts.filter(|&at| points[at - 1].0 < points[at].0);
+        let gains = cuts.map(|at| {
+            let (left, right) = (sums[at] - sums[from], sums[to] - sums[at]);
+            let gain = left * left / (at - from) as f64 + right * right / (to - at) as f64;
+            (gain - sum * sum / n, at)
+        });
+        gains
+            .max_by(|a, b| a.0.total_cmp(&b.0))
+            .filter(|(gain, _)| *gain > SPLIT_GAIN_MIN * variance)
+    };
+    let mut leaves = vec![(0, points.len(), best(0, points.len()))];
+    let mut values = Vec::new();
+    for _ in 0..count {
+        let gain = |leaf: &(usize, usize, Option<(f64, usize)>)| leaf.2.map_or(0.0, |best| best.0);
+        let Some(widest) =
+            (0..leaves.len()).max_by(|&a, &b| gain(&leaves[a]).total_cmp(&gain(&leaves[b])))
+        else {
+            break;
+        };
+        let (from, to, Some((_, at))) = leaves[widest] else {
+            break;
+        };
+        values.extend([points[at - 1].0, points[at].0]);
+        leaves[widest] = (from, at, best(from, at));
+        leaves.push((at, to, best(at, to)));
+    }
+    values
+}
+
 impl Front {
-    /// Statistics of `rows`, each a feature row of the schema's columns.
+    /// Statistics of `rows`, each a feature row of the schema's columns, and of their `targets`;
+    /// without targets there are no splits.
     pub(crate) fn fit<'a>(
         shape: &Architecture,
         rows: impl Iterator<Item = &'a [f32]> + Clone,
+        targets: Option<&[f32]>,
     ) -> Self {
         let bins = shape.bins();
         let mut quantiles: Vec<f64> = (0..shape.options.bins)
@@ -129,6 +184,21 @@ impl Front {
                 true => Vec::new(),
                 false => quantiles.iter().map(|&q| quantile(&logs, q)).collect(),
             };
+            if let Some(targets) = targets {
+                let mut points: Vec<(f32, f32)> = (rows.clone().map(|row| row[column]))
+                    .zip(targets.iter().copied())
+                    .filter(|(x, _)| !x.is_nan())
+                    .collect();
+                let mut values: Vec<f32> = points.iter().map(|point| point.0).collect();
+                activation::signed_logs(&mut values);
+                points
+                    .iter_mut()
+                    .zip(values)
+                    .for_each(|(point, log)| point.0 = log);
+                points.sort_by(|a, b| a.0.total_cmp(&b.0));
+                own.extend(splits(&points, shape.options.splits));
+                own.sort_by(f32::total_cmp);
+            }
             own.dedup_by(|b, a| *b - *a <= 1e-6);
             own.resize(bins + 1, f32::INFINITY);
             edges.extend(own);
@@ -309,6 +379,7 @@ fn fill_lanes(embedding: &Embedding, rows: StandardisedRows<'_>, out: &mut [f32]
     // Usual sizes as constants, for loops that the compiler can unroll.
     match (embedding.bins, embedding.size) {
         (16, 4) => fill_sized(embedding, rows, out, stride, 16, 4),
+        (22, 4) => fill_sized(embedding, rows, out, stride, 22, 4),
         (bins, size) => fill_sized(embedding, rows, out, stride, bins, size),
     }
 }
@@ -388,6 +459,18 @@ mod tests {
     }
 
     #[test]
+    fn a_rare_step_of_the_target_gets_edges_of_its_own() {
+        // One in a thousand lies beyond 5, and all of it is positive; elsewhere one in fifty.
+        let mut points: Vec<(f32, f32)> = (0..20_000)
+            .map(|i| (i as f32 / 4000.0, f32::from(i % 50 == 0)))
+            .collect();
+        points.extend((0..20).map(|i| (5.5 + i as f32, 1.0)));
+        assert_eq!(splits(&points, 3), [points[19_999].0, 5.5]);
+        assert_eq!(splits(&points[..20_000], 3), [], "noise has no step");
+        assert_eq!(splits(&[], 3), []);
+    }
+
+    #[test]
     fn tables_equal_the_code_times_the_weights() {
         let shape = shape();
         let rows: Vec<[f32; 3]> = (0..500)
@@ -400,7 +483,8 @@ mod tests {
                 ]
             })
             .collect();
-        let front = Front::fit(&shape, rows.iter().map(|r| r.as_slice()));
+        let targets: Vec<f32> = (0..500).map(|i| f32::from(i % 7 == 0 || i > 440)).collect();
+        let front = Front::fit(&shape, rows.iter().map(|r| r.as_slice()), Some(&targets));
         let (n, bins, size) = (3, shape.bins(), 4);
         let weight: Vec<f32> = (0..n * bins * size)
             .map(|i| ((i * 37 % 19) as f32 - 9.0) * 0.1)

@@ -38,10 +38,10 @@ pub use inputs::{Group, Model, ModelInputs, feature_matrix};
 pub use kernels::numerics;
 pub use manifest::{
     Calibration, Manifest, ManifestGroup, ManifestInput, RungCalibrations, TrainingMetrics,
-    TrainingRange,
+    TrainingRange, Trial, TrialMeasure,
 };
 pub use options::{ModelOptions, TrainingOptions};
 pub use recording::{RecordedLabel, Recording};
 pub use scorer::{MemorySummary, MemoryView, Scored, Scorer};
 pub use served::ServedModel;
-pub use train::{TrainingPlan, TrainingProgress, train};
+pub use train::{TrainingPlan, TrainingProgress, train, update};

@@ -30,6 +30,9 @@ pub struct Manifest {
     pub training: TrainingRange,
     /// Figures on the training rows.
     pub metrics: TrainingMetrics,
+    /// How it did against the model that it went on from; absent where it was trained from nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Trial>,
     /// SHA-256 of `model.safetensors`, hex.
     pub weights_sha256: String,
 }
@@ -117,4 +120,66 @@ pub struct TrainingMetrics {
     pub average_precision: Option<f64>,
     /// Rows that the calibration was fitted on.
     pub calibration_rows: usize,
+}
+
+/// A successor held against the model that it went on from, on rows later than those it learnt from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// Hash of the model that it went on from.
+    pub champion_hash: String,
+    /// Event time of the first of the rows, microseconds since 1970.
+    pub from_us: i64,
+    /// Event time of the last of them.
+    pub until_us: i64,
+    /// Their number.
+    pub rows: usize,
+    /// Those with a positive label.
+    pub positives: usize,
+    /// What was measured.
+    pub measure: TrialMeasure,
+    /// The champion's figure.
+    pub champion: f64,
+    /// The successor's figure.
+    pub successor: f64,
+    /// The successor did better. As well is not better.
+    pub won: bool,
+}
+
+/// What a trial measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrialMeasure {
+    /// Of classes: more is better.
+    AveragePrecision,
+    /// Of values, in the label's own unit squared: less is better.
+    MeanSquaredError,
+}
+
+impl TrialMeasure {
+    /// Whether `figure` is better than `other`.
+    pub(crate) fn is_better(self, figure: f64, other: f64) -> bool {
+        match self {
+            Self::AveragePrecision => figure > other,
+            Self::MeanSquaredError => figure < other,
+        }
+    }
+}
+
+impl std::fmt::Display for Trial {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let measure = match self.measure {
+            TrialMeasure::AveragePrecision => "average precision",
+            TrialMeasure::MeanSquaredError => "mean squared error",
+        };
+        let (successor, champion) = (self.successor, self.champion);
+        let than = if self.won { "better" } else { "not better" };
+        write!(
+            f,
+            "{measure} {successor:.4} against {champion:.4} of model {}, on {} later rows with {} \
+             positives: {than}",
+            &self.champion_hash[..self.champion_hash.len().min(12)],
+            self.rows,
+            self.positives
+        )
+    }
 }

@@ -23,6 +23,9 @@ pub struct ModelOptions {
     pub remember: Option<Vec<String>>,
     /// Quantile bins of a feature's piecewise-linear embedding.
     pub bins: usize,
+    /// Values of a feature around which its embedding has edges because the label changes there most;
+    /// 0: none.
+    pub splits: usize,
     /// Dimensions of a feature's piecewise-linear embedding; 0: none, features enter as z-scores.
     pub embedding: usize,
     /// Hidden units of the first stage.
@@ -60,6 +63,7 @@ impl Default for ModelOptions {
             exclude: Vec::new(),
             remember: None,
             bins: 12,
+            splits: 3,
             embedding: 4,
             first_stage: 48,
             token: None,
@@ -81,7 +85,7 @@ impl Default for ModelOptions {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainingOptions {
-    /// Passes over the gradient rows; unset: 12, or 10 beyond 300,000 rows.
+    /// Passes over the gradient rows; unset: 16, or 10 beyond 300,000 rows.
     pub epochs: Option<usize>,
     /// Rows of a gradient step; unset: 256, or 512 beyond 300,000 rows.
     pub batch: Option<usize>,
@@ -94,6 +98,11 @@ pub struct TrainingOptions {
     pub hold_out: Option<f64>,
     /// Peak learning rate of AdamW.
     pub rate: f64,
+    /// Passes over the gradient rows when a model goes on from what it is; unset: a quarter of
+    /// `epochs`.
+    pub update_epochs: Option<usize>,
+    /// Peak learning rate then: low, so that what was learnt before is not unlearnt in a week.
+    pub update_rate: f64,
     /// Decoupled weight decay, on matrices only.
     pub decay: f64,
     /// Share of the steps over which the rate warms up; a cosine follows.
@@ -126,6 +135,8 @@ impl Default for TrainingOptions {
             negatives: None,
             hold_out: None,
             rate: 2e-3,
+            update_epochs: None,
+            update_rate: 5e-4,
             decay: 0.01,
             warm_up: 0.1,
             clip: 1.0,
@@ -174,6 +185,7 @@ impl ModelOptions {
             }
         }
         let may_be_none = [
+            ("splits", self.splits, 32),
             ("embedding", self.embedding, 64),
             ("lstm", self.lstm, 4096),
             ("gru", self.gru, 4096),
@@ -220,6 +232,11 @@ impl ModelOptions {
         }
         let positive = [
             ("training.rate", training.rate),
+            ("training.update_rate", training.update_rate),
+            (
+                "training.update_epochs",
+                training.update_epochs.unwrap_or(1) as f64,
+            ),
             ("training.clip", training.clip),
             ("training.epochs", training.epochs.unwrap_or(1) as f64),
             ("training.batch", training.batch.unwrap_or(1) as f64),

@@ -204,6 +204,19 @@ impl ServedModel {
         self.networks[member].cells.get(m)?.as_ref()
     }
 
+    /// Mean and deviation of the labels that it was trained on; 0 and 1 for classes.
+    pub(crate) fn label(&self) -> [f32; 2] {
+        self.label
+    }
+
+    /// All its tensors.
+    pub(crate) fn weights(&self) -> Result<Weights, ScoringError> {
+        Weights::from_bytes(&self.bytes).map_err(|message| ScoringError::Folder {
+            path: WEIGHTS_FILE.to_string(),
+            message,
+        })
+    }
+
     /// A label on the scale of the other inputs.
     pub(crate) fn label_input(&self, value: f32) -> f32 {
         (value - self.label[0]) / self.label[1]

@@ -18,6 +18,7 @@ mod loss;
 mod params;
 mod recurrence;
 mod stages;
+mod update;
 
 #[cfg(test)]
 mod agreement;
@@ -40,10 +41,12 @@ use crate::recording::Recording;
 use crate::scorer::Scorer;
 use crate::served::ServedModel;
 use crate::weights::Weights;
-use draft::Draft;
+use draft::{Draft, RUNGS, outputs};
 use history::History;
 use params::Params;
 use stages::Stages;
+
+pub use update::update;
 
 /// Rows from which the long settings of [`crate::TrainingOptions`] hold.
 const LONG_ROWS: usize = 300_000;
@@ -158,15 +161,15 @@ pub(crate) fn train_and_fold(
             .rows
             .iter()
             .map(|&row| recording.features(row as usize)),
+        (options.output != Output::Forecast).then_some(&gradient.targets[..]),
     );
     let known = recording.prefix(plan.known_by_us);
     let mut history = History::new(recording, shape.memories.len());
-    for known in &mut history.labels {
-        known.value = (known.value - label[0]) / label[1];
-    }
-    for target in &mut gradient.targets {
-        *target = (*target - label[0]) / label[1];
-    }
+    standardise(
+        history.labels.iter_mut().map(|known| &mut known.value),
+        label,
+    );
+    standardise(gradient.targets.iter_mut(), label);
     let long = gradient.rows.len() > LONG_ROWS;
     let task = Task {
         shape: &shape,
@@ -177,6 +180,7 @@ pub(crate) fn train_and_fold(
         known,
         seed: plan.seed,
         long,
+        start: None,
     };
     let share = options
         .training
@@ -213,7 +217,8 @@ pub(crate) fn train_and_fold(
                 ..draft
             };
             let mut scorer = of_trial.scorer(&mut task.weights(of_one))?;
-            let (calibrations, metrics, _) = of_trial.calibrate(&mut scorer, late, trial.loss);
+            let (raw, _) = outputs(recording, &mut scorer, late, &RUNGS);
+            let (calibrations, metrics) = of_trial.calibrate(&raw, late, trial.loss);
             let (networks, _) =
                 task.networks(&gradient, None, Some(trial.epochs), &mut progress)?;
             let mut weights = task.weights(networks);
@@ -229,13 +234,14 @@ pub(crate) fn train_and_fold(
             let mut weights = task.weights(networks);
             let mut scorer = draft.scorer(&mut weights)?;
             let seen = late.unwrap_or(&gradient);
-            let (calibrations, metrics, folded) = draft.calibrate(&mut scorer, seen, loss);
+            let (raw, folded) = outputs(recording, &mut scorer, seen, &RUNGS);
+            let (calibrations, metrics) = draft.calibrate(&raw, seen, loss);
             (weights, calibrations, metrics, scorer, folded)
         }
     };
     let mut scorer = scorer;
     scorer.fold_recording(recording, (folded, known.max(folded)), &[], |_, _| {});
-    let model = Arc::new(draft.finish(&mut weights, calibrations, metrics)?);
+    let model = Arc::new(draft.finish(&mut weights, calibrations, metrics, None)?);
     Ok(Trained {
         model,
         scorer,
@@ -255,6 +261,8 @@ struct Task<'a> {
     known: usize,
     seed: u64,
     long: bool,
+    /// Weights to go on from.
+    start: Option<&'a Weights>,
 }
 
 /// A network that has learnt.
@@ -285,6 +293,9 @@ impl Task<'_> {
         // Far apart, so that the networks of one seed are not those of the next.
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ (member << 40));
         let params = Params::new(self.shape.tensors(), &mut rng)?;
+        if let Some(start) = self.start {
+            params.load(&start.of_member(member as usize))?;
+        }
         let mut stages = Stages::new(
             self.shape,
             self.recording,
@@ -339,6 +350,11 @@ impl Task<'_> {
         weights.insert("label", &[2], self.label.to_vec());
         weights
     }
+}
+
+/// Labels by their mean and deviation.
+fn standardise<'a>(values: impl Iterator<Item = &'a mut f32>, [mean, deviation]: [f32; 2]) {
+    values.for_each(|value| *value = (*value - mean) / deviation);
 }
 
 /// The rows of the plan, and mean and deviation of their labels (0 and 1 for classes).

@@ -53,6 +53,7 @@ fn assert_serving_agrees(events: usize, change: impl Fn(&mut ModelOptions)) {
             .rows
             .iter()
             .map(|&row| recording.features(row as usize)),
+        Some(&gradient.targets),
     );
     let history = History::new(&recording, shape.memories.len());
     let mut rng = ChaCha8Rng::seed_from_u64(5);

@@ -11,7 +11,7 @@ use crate::calibration::platt;
 use crate::error::ScoringError;
 use crate::manifest::{
     Calibration, Manifest, ManifestGroup, ManifestInput, RungCalibrations, TrainingMetrics,
-    TrainingRange,
+    TrainingRange, Trial,
 };
 use crate::metrics::{auc, average_precision};
 use crate::recording::Recording;
@@ -23,6 +23,32 @@ const RAW_SCALE: Calibration = Calibration {
     slope: 1.0,
     intercept: 0.0,
 };
+
+/// The rungs that are calibrated each for itself.
+pub(super) const RUNGS: [Rung; 3] = [Rung::Full, Rung::NoGraph, Rung::Linear];
+
+/// Folds the recording up to the last of `rows`: their outputs on each of `rungs`, and the number of
+/// events folded.
+pub(super) fn outputs(
+    recording: &Recording,
+    scorer: &mut Scorer,
+    rows: &GradientRows,
+    rungs: &[Rung],
+) -> (Vec<Vec<f32>>, usize) {
+    let first = rows.rows[0] as usize;
+    let end = rows.rows[rows.rows.len() - 1] as usize + 1;
+    let mut raw: Vec<Vec<f32>> = vec![Vec::with_capacity(rows.rows.len()); rungs.len()];
+    let mut next = rows.rows.iter().peekable();
+    scorer.fold_recording(recording, (0, first), &[], |_, _| {});
+    scorer.fold_recording(recording, (first, end), rungs, |event, cells| {
+        if next.next_if(|&&row| row as usize == event).is_some() {
+            raw.iter_mut()
+                .zip(cells)
+                .for_each(|(raw, &cell)| raw.push(cell));
+        }
+    });
+    (raw, end)
+}
 
 /// What a model is written down from.
 pub(super) struct Draft<'a> {
@@ -44,31 +70,17 @@ impl Draft<'_> {
             linear: RAW_SCALE,
             rules: RAW_SCALE,
         };
-        let model = self.finish(weights, uncalibrated, TrainingMetrics::default())?;
+        let model = self.finish(weights, uncalibrated, TrainingMetrics::default(), None)?;
         Scorer::of_recording(Arc::new(model), self.recording, 1)
     }
 
-    /// Folds the recording up to the last of `rows` and fits each rung's calibration on them. Gives
-    /// the number of events folded too.
+    /// Fits each rung's calibration on `rows`, for which `raw` are the outputs of [`RUNGS`].
     pub(super) fn calibrate(
         &self,
-        scorer: &mut Scorer,
+        raw: &[Vec<f32>],
         rows: &GradientRows,
         loss: f64,
-    ) -> (RungCalibrations, TrainingMetrics, usize) {
-        let rungs = [Rung::Full, Rung::NoGraph, Rung::Linear];
-        let first = rows.rows[0] as usize;
-        let end = rows.rows[rows.rows.len() - 1] as usize + 1;
-        let mut raw: Vec<Vec<f32>> = vec![Vec::with_capacity(rows.rows.len()); 3];
-        let mut next = rows.rows.iter().peekable();
-        scorer.fold_recording(self.recording, (0, first), &[], |_, _| {});
-        scorer.fold_recording(self.recording, (first, end), &rungs, |event, cells| {
-            if next.next_if(|&&row| row as usize == event).is_some() {
-                raw.iter_mut()
-                    .zip(cells)
-                    .for_each(|(raw, &cell)| raw.push(cell));
-            }
-        });
+    ) -> (RungCalibrations, TrainingMetrics) {
         let mut metrics = TrainingMetrics {
             loss,
             ..TrainingMetrics::default()
@@ -111,7 +123,7 @@ impl Draft<'_> {
                 }
             }
         };
-        (calibrations, metrics, end)
+        (calibrations, metrics)
     }
 
     /// Weights, calibrations and figures as a model.
@@ -120,6 +132,7 @@ impl Draft<'_> {
         weights: &mut Weights,
         calibrations: RungCalibrations,
         metrics: TrainingMetrics,
+        trial: Option<Trial>,
     ) -> Result<ServedModel, ScoringError> {
         let RungCalibrations {
             full,
@@ -201,6 +214,7 @@ impl Draft<'_> {
                 weights: weights.len(),
             },
             metrics,
+            trial,
             weights_sha256: sha256(&bytes),
         };
         ServedModel::new(manifest, weights, bytes)

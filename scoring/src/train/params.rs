@@ -80,6 +80,14 @@ impl Params {
         Ok(())
     }
 
+    /// Takes all tensors from `weights`.
+    pub(crate) fn load(&self, weights: &Weights) -> Result<(), ScoringError> {
+        for (place, spec) in self.specs.iter().enumerate() {
+            self.set(place, weights.get(&spec.name, &spec.shape)?)?;
+        }
+        Ok(())
+    }
+
     /// Puts values back, one list a tensor that has one.
     pub(crate) fn restore(&self, values: &[(usize, Vec<f32>)]) -> Result<(), ScoringError> {
         for (place, values) in values {

@@ -187,3 +187,40 @@ fn folds_are_the_same_on_one_thread_and_two() {
     let (mean, deviation) = one.spread(|fold| fold.auc);
     assert!(mean > 0.5 && deviation >= 0.0);
 }
+
+#[test]
+fn a_successor_goes_on_and_is_held_against_the_champion() {
+    let recording = payments(6000, 26).recording();
+    let champion = Arc::new(model(&recording, &small(4), 0.4));
+    let end = recording.times_us()[recording.len() - 1] + 1;
+    let plan = TrainingPlan {
+        from_us: 2400 * MINUTE_US,
+        to_us: end,
+        known_by_us: end,
+        seed: 3,
+    };
+    let trained_on = |rate| {
+        let training = TrainingOptions {
+            update_epochs: Some(4),
+            update_rate: rate,
+            ..small(4).training
+        };
+        update(&recording, champion.clone(), &training, &plan, &mut |_| {}).unwrap()
+    };
+    let (better, worse) = (trained_on(1e-3), trained_on(0.5));
+    let trial = |model: &ServedModel| model.manifest().trial.clone().unwrap();
+    let (won, lost) = (trial(&better), trial(&worse));
+    assert_eq!(won.champion_hash, champion.hash());
+    assert_eq!(won.champion, lost.champion);
+    assert!(won.rows > 400 && won.positives > 10, "{won:?}");
+    assert!(won.from_us > plan.from_us && won.until_us < end, "{won:?}");
+    assert!(won.won && won.successor > won.champion, "{won:?}");
+    assert!(!lost.won && lost.successor <= lost.champion, "{lost:?}");
+    assert_ne!(better.hash(), champion.hash());
+    assert_eq!(better.front, champion.front);
+    assert_eq!(better.hash(), trained_on(1e-3).hash());
+    assert_eq!(
+        better.manifest().metrics.average_precision,
+        Some(won.successor)
+    );
+}

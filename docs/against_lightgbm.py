@@ -1,0 +1,139 @@
+"""LightGBM on the rows, features and folds of `sanderling evaluate`, for comparison.
+
+    sanderling features pipelines/fraud-handbook --input DATA --out FEATURES
+    sanderling evaluate pipelines/fraud-handbook --input DATA --start 2018-07-25 --exclude-known --scores SCORES
+    python docs/against_lightgbm.py DATA FEATURES/features.parquet --start 2018-07-25 [--scores SCORES]
+
+Needs lightgbm, numpy and pyarrow. DATA is the Fraud-Detection-Handbook's stream as one Parquet file.
+Prints AUC, average precision and card precision at 100 alerts a day, mean of the folds; with
+--scores those of Sanderling's own scores too, on the same rows; and of each which share of each kind
+of fraud is among the highest 0.7 % of the rows.
+"""
+
+import argparse
+import datetime
+
+import lightgbm
+import numpy as np
+import pyarrow.parquet as pq
+
+DAY_US = 86_400_000_000
+ALERT_SHARE = 0.007
+
+
+def auc(score, fraud):
+    order = np.argsort(score, kind="stable")
+    _, first, count = np.unique(score[order], return_index=True, return_counts=True)
+    ranks = np.empty(len(score))
+    ranks[order] = np.repeat(first + (count + 1) / 2, count)
+    n = fraud.sum()
+    return (ranks[fraud].sum() - n * (n + 1) / 2) / (n * (len(fraud) - n))
+
+
+def average_precision(score, fraud):
+    order = np.argsort(-score, kind="stable")
+    hits, ends = np.cumsum(fraud[order]), np.append(np.diff(score[order]) != 0, True)
+    hits, taken = hits[ends], np.flatnonzero(ends) + 1
+    return np.sum(np.diff(np.append(0, hits)) / fraud.sum() * hits / taken)
+
+
+def card_precision(score, fraud, day, card, alerts=100):
+    found, shares = set(), []
+    for today in np.unique(day):
+        at = np.flatnonzero(day == today)
+        best, bad = {}, set()
+        for row in at[np.argsort(-score[at], kind="stable")]:
+            best.setdefault(card[row], score[row])
+            if fraud[row]:
+                bad.add(card[row])
+        cards = [c for c in best if c not in found][:alerts]
+        hits = [c for c in cards if c in bad]
+        found.update(hits)
+        shares.append(len(hits) / alerts)
+    return np.mean(shares)
+
+
+def measure(score, rows, kinds):
+    fraud, day, card = rows["fraud"], rows["day"], rows["card"]
+    figures = [auc(score, fraud), average_precision(score, fraud), card_precision(score, fraud, day, card)]
+    alert = score >= np.quantile(score, 1 - ALERT_SHARE)
+    return figures + [alert[rows["kind"] == k].mean() if (rows["kind"] == k).any() else np.nan for k in kinds]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("features")
+    parser.add_argument("--start", type=datetime.date.fromisoformat, required=True)
+    parser.add_argument("--folds", type=int, default=4)
+    parser.add_argument("--step-days", type=int, default=7)
+    parser.add_argument("--train-days", type=int, default=7)
+    parser.add_argument("--delay-days", type=int, default=7)
+    parser.add_argument("--test-days", type=int, default=7)
+    parser.add_argument("--train-from", type=datetime.date.fromisoformat)
+    parser.add_argument("--exclude", default="", help="comma-separated features to leave out")
+    parser.add_argument("--scores", help="scores of `sanderling evaluate`")
+    args = parser.parse_args()
+
+    data, table = pq.read_table(args.data), pq.read_table(args.features)
+    place = np.full(int(np.max(data["TRANSACTION_ID"])) + 1, -1)
+    ids = data["TRANSACTION_ID"].to_numpy()
+    place[ids] = np.arange(len(ids))
+    at = place[table["TRANSACTION_ID"].to_numpy()]
+    left_out = {"_topic", "_partition", "_offset", "TRANSACTION_ID", "event_time", *args.exclude.split(",")}
+    names = [name for name in table.column_names if name not in left_out]
+    x = np.column_stack([table[name].cast("float64").to_numpy() for name in names])
+    time = table["event_time"].cast("timestamp[us]").cast("int64").to_numpy()
+    rows = {
+        "fraud": data["TX_FRAUD"].to_numpy()[at] == 1,
+        "card": data["CUSTOMER_ID"].to_numpy()[at],
+        "day": time // DAY_US,
+    }
+    rows["kind"] = data["TX_FRAUD_SCENARIO"].to_numpy()[at] if "TX_FRAUD_SCENARIO" in data.column_names else rows["fraud"] * 1
+    kinds = [k for k in np.unique(rows["kind"]) if k != 0]
+    own = None
+    if args.scores:
+        scores = pq.read_table(args.scores)
+        ids, folds = scores["TRANSACTION_ID"].to_numpy(), scores["fold"].to_numpy()
+        own = [dict(zip(ids[folds == f], scores["score"].to_numpy()[folds == f])) for f in range(args.folds)]
+
+    first = (args.start - datetime.date(1970, 1, 1)).days
+    names_of = ["AUC", "AP", "CP@100"] + [f"kind {k}" for k in kinds]
+    print(f"{'':<24}" + "".join(f"{name:>9}" for name in names_of))
+    figures = {"LightGBM": [], "Sanderling": []}
+    for fold in range(args.folds):
+        begin = first + fold * args.step_days
+        train_end = begin + args.train_days
+        test = train_end + args.delay_days
+        day, fraud, card = rows["day"], rows["fraud"], rows["card"]
+        train_from = (args.train_from - datetime.date(1970, 1, 1)).days if args.train_from else begin
+        train = (day >= train_from) & (day < train_end)
+        # Cards that are known to be compromised on a test day do not count from then on.
+        known_from = {}
+        for i in np.flatnonzero(fraud & (day >= begin) & (day < test + args.test_days)):
+            known = -1 if day[i] < train_end else day[i] + args.delay_days + 1
+            known_from[card[i]] = min(known_from.get(card[i], known), known)
+        tested = (day >= test) & (day < test + args.test_days)
+        tested &= np.array([d < known_from.get(c, np.inf) for c, d in zip(card, day)])
+        model = lightgbm.LGBMClassifier(
+            n_estimators=400, learning_rate=0.03, num_leaves=31, min_child_samples=50,
+            colsample_bytree=0.5, subsample=0.8, subsample_freq=1, reg_lambda=5, verbose=-1, n_jobs=1,
+        ).fit(x[train], fraud[train])
+        test_rows = {key: values[tested] for key, values in rows.items()}
+        scores = {"LightGBM": model.predict_proba(x[tested])[:, 1]}
+        if own:
+            of = own[fold]
+            scores["Sanderling"] = np.array([of[i] for i in table["TRANSACTION_ID"].to_numpy()[tested]])
+        for who, score in scores.items():
+            figures[who].append(measure(score, test_rows, kinds))
+            line = "".join(f"{figure:9.3f}" for figure in figures[who][-1])
+            print(f"{who:<12}{datetime.date(1970, 1, 1) + datetime.timedelta(days=begin)}  {line}")
+    for who, each in figures.items():
+        if each:
+            print(f"{who:<12}{'mean':<12}" + "".join(f"{figure:9.3f}" for figure in np.mean(each, axis=0)))
+            if len(each) > 1:
+                print(f"{who:<12}{'spread':<12}" + "".join(f"{figure:9.3f}" for figure in np.std(each, axis=0, ddof=1)))
+
+
+if __name__ == "__main__":
+    main()

@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 
 use crate::failure::Failure;
+use crate::roster::ModelSnapshots;
 
 /// Checkpoints that are kept: the newest, and one to fall back on.
 const KEPT: usize = 2;
@@ -51,8 +52,8 @@ pub struct Checkpoint {
     pub manifest: CheckpointManifest,
     /// State of the windows.
     pub windows: Restored,
-    /// State of the model.
-    pub model: Restored,
+    /// State of each model, by hash.
+    pub models: BTreeMap<Arc<str>, Restored>,
 }
 
 /// The checkpoints of one pipeline.
@@ -81,14 +82,14 @@ impl CheckpointStore {
     pub fn write(
         &self,
         windows: &Snapshot,
-        model: &Snapshot,
+        models: &ModelSnapshots,
         mut manifest: CheckpointManifest,
     ) -> Result<u64, Failure> {
         let folder = self.prefix.clone().join(manifest.sequence.to_string());
-        let model_file = format!("model-{}-0.arrow", manifest.versions.model);
         manifest.files.clear();
         let mut written = 0;
-        for (name, snapshot) in [(WINDOWS.to_string(), windows), (model_file, model)] {
+        let models = (models.iter()).map(|(hash, snapshot)| (model_file(hash), snapshot));
+        for (name, snapshot) in std::iter::once((WINDOWS.to_string(), windows)).chain(models) {
             let mut bytes = Vec::new();
             snapshot
                 .write_arrow(&mut bytes)
@@ -142,22 +143,23 @@ impl CheckpointStore {
         if checksum(&sealed.manifest) != sealed.sha256 {
             return Err("the manifest's checksum is wrong".into());
         }
-        let mut restored = Vec::new();
-        let model_file = format!("model-{}-0.arrow", sealed.manifest.versions.model);
-        for name in [WINDOWS, &model_file] {
-            let bytes = self.get(&folder.clone().join(name))?;
-            if sealed.manifest.files.get(name) != Some(&hex::encode(Sha256::digest(&bytes))) {
+        let (mut windows, mut models) = (None, BTreeMap::new());
+        for (name, sha256) in &sealed.manifest.files {
+            let bytes = self.get(&folder.clone().join(name.as_str()))?;
+            if *sha256 != hex::encode(Sha256::digest(&bytes)) {
                 return Err(format!("the checksum of {name} is wrong"));
             }
-            restored
-                .push(Restored::read_arrow(bytes.as_slice()).map_err(|e| format!("{name}: {e}"))?);
+            let state =
+                Restored::read_arrow(bytes.as_slice()).map_err(|e| format!("{name}: {e}"))?;
+            match model_of(name) {
+                Some(hash) => _ = models.insert(hash.into(), state),
+                None => windows = Some(state),
+            }
         }
-        let model = restored.pop().ok_or("no model")?;
-        let windows = restored.pop().ok_or("no windows")?;
         Ok(Checkpoint {
             manifest: sealed.manifest,
-            windows,
-            model,
+            windows: windows.ok_or("no windows")?,
+            models,
         })
     }
 
@@ -216,6 +218,15 @@ impl CheckpointStore {
     }
 }
 
+fn model_file(hash: &str) -> String {
+    format!("model-{hash}-0.arrow")
+}
+
+/// Hash of the model whose state the file `name` holds.
+fn model_of(name: &str) -> Option<&str> {
+    name.strip_prefix("model-")?.strip_suffix("-0.arrow")
+}
+
 fn checksum(manifest: &CheckpointManifest) -> String {
     hex::encode(Sha256::digest(
         serde_json::json!(manifest).to_string().as_bytes(),
@@ -262,7 +273,7 @@ mod tests {
             store
                 .write(
                     &Snapshot::default(),
-                    &Snapshot::default(),
+                    &ModelSnapshots::from([("v".into(), Snapshot::default())]),
                     manifest(sequence),
                 )
                 .unwrap();

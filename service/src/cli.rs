@@ -16,6 +16,7 @@ use crate::dlq::{Letters, Selection};
 use crate::failure::Failure;
 use crate::folder::PipelineFolder;
 use crate::log::LogFormat;
+use crate::model::Models;
 use crate::replay::{ReplayInput, ReplayOrder};
 use crate::state_query::{QueryOptions, StateOf};
 use crate::{
@@ -65,6 +66,9 @@ enum Command {
     /// Refused records: list, show, and put back.
     #[command(subcommand)]
     Dlq(DlqCommand),
+    /// Models: which there are, whether they are whole, and which one decides.
+    #[command(subcommand)]
+    Model(ModelCommand),
 }
 
 impl Command {
@@ -272,6 +276,10 @@ struct TrainArgs {
     /// Folder of the model.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Go on from this model, and hold the two against each other on the last of the days: exits 1
+    /// where the new one is not better.
+    #[arg(long, value_name = "DIR")]
+    from_model: Option<PathBuf>,
     /// Seed of weights, dropout and drawing.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -356,6 +364,39 @@ enum DlqCommand {
     Show(DlqShowArgs),
     /// Put records back on the topics they came from, each once.
     Requeue(DlqRequeueArgs),
+}
+
+#[derive(Subcommand)]
+enum ModelCommand {
+    /// All of a pipeline, one a line.
+    List(PipelineArgs),
+    /// The manifest of one.
+    Show(ModelArgs),
+    /// Check that one is whole and fits the features.
+    Verify(ModelArgs),
+    /// Let one decide, if it has beaten the one that does.
+    Promote(PromoteArgs),
+    /// Undo the last promotion.
+    Rollback(PipelineArgs),
+}
+
+#[derive(Args)]
+struct ModelArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    /// A model folder, or the beginning of a hash; without it, the one that decides.
+    name: Option<String>,
+}
+
+#[derive(Args)]
+struct PromoteArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    /// A model folder, or the beginning of a hash.
+    name: String,
+    /// Also one that has not beaten the one that decides.
+    #[arg(long)]
+    untried: bool,
 }
 
 /// Which letters.
@@ -606,10 +647,12 @@ fn answer(cli: &Cli) -> Result<(), Vec<Failure>> {
                     to: args.to,
                     delay_days: args.delay_days,
                     out: args.out.clone(),
+                    from_model: args.from_model.clone(),
                     seed: args.seed,
                 },
             )?;
-            show(cli.json, &trained, || trained.to_string())
+            show(cli.json, &trained, || trained.to_string())?;
+            trained.lost().map_or(Ok(()), Err)
         })()
         .map_err(one),
         Command::Evaluate(args) => (|| {
@@ -672,6 +715,7 @@ fn answer(cli: &Cli) -> Result<(), Vec<Failure>> {
         })()
         .map_err(one),
         Command::Dlq(command) => dead_letters(command, cli.json).map_err(one),
+        Command::Model(command) => models(command, cli.json).map_err(one),
     }
 }
 
@@ -704,6 +748,38 @@ fn dead_letters(command: &DlqCommand, json: bool) -> Result<(), Failure> {
                 },
             )?;
             show(json, &requeued, || requeued.to_string())
+        }
+    }
+}
+
+fn models(command: &ModelCommand, json: bool) -> Result<(), Failure> {
+    match command {
+        ModelCommand::List(args) => {
+            let folder = args.open()?;
+            let listing = Models::new(&folder).list()?;
+            show(json, &listing, || listing.to_string())
+        }
+        ModelCommand::Show(args) => {
+            let folder = args.pipeline.open()?;
+            let manifest = Models::new(&folder).show(args.name.as_deref())?;
+            let text = serde_json::to_string_pretty(&manifest)
+                .map_err(|e| Failure::new("output", e.to_string()))?;
+            show(json, &manifest, || text)
+        }
+        ModelCommand::Verify(args) => {
+            let folder = args.pipeline.open()?;
+            let verified = Models::new(&folder).verify(args.name.as_deref())?;
+            show(json, &verified, || verified.to_string())
+        }
+        ModelCommand::Promote(args) => {
+            let folder = args.pipeline.open()?;
+            let promotion = Models::new(&folder).promote(&args.name, args.untried)?;
+            show(json, &promotion, || promotion.to_string())
+        }
+        ModelCommand::Rollback(args) => {
+            let folder = args.open()?;
+            let promotion = Models::new(&folder).rollback()?;
+            show(json, &promotion, || promotion.to_string())
         }
     }
 }

@@ -116,21 +116,54 @@ impl PipelineFolder {
 
     /// Its model, which must be one of these features.
     pub fn model(&self, features: &FeatureSchema) -> Result<Arc<ServedModel>, Failure> {
-        let path = self.model_path();
+        self.model_at(&self.model_path(), features)
+    }
+
+    /// Its model, then its challengers, each once.
+    pub fn models(&self, features: &FeatureSchema) -> Result<Vec<Arc<ServedModel>>, Failure> {
+        let mut models = vec![self.model(features)?];
+        for challenger in &self.settings.challengers {
+            let path = self.path.join(challenger);
+            let model = self.model_at(&path, features)?;
+            if model.output() != models[0].output() {
+                return Err(Failure::new(
+                    "model",
+                    "the challenger's score means something else than the champion's",
+                )
+                .in_file(&path)
+                .cure("train it with the same model.output, or take it out of challengers"));
+            }
+            if models.iter().all(|known| known.hash() != model.hash()) {
+                models.push(model);
+            }
+        }
+        Ok(models)
+    }
+
+    /// The model of a folder, which must be one of these features.
+    pub fn model_at(
+        &self,
+        path: &Path,
+        features: &FeatureSchema,
+    ) -> Result<Arc<ServedModel>, Failure> {
         if !path.join("manifest.json").is_file() {
             return Err(Failure::new("model", "there is no model here")
-                .in_file(&path)
+                .in_file(path)
                 .cure(format!(
                     "train one: sanderling train {} --input FILES --from T --to T --out {}",
                     self.path.display(),
                     path.display()
                 )));
         }
-        let model = ServedModel::load(&path).map_err(|e| self.model_failure(&e))?;
+        let fault = |e: ScoringError| {
+            Failure::new("model", e.to_string())
+                .in_file(path)
+                .cure("train the model again on these features, or name another")
+        };
+        let model = ServedModel::load(path).map_err(fault)?;
         // Making a scorer is what checks that the model is one of these features and entities.
         let model = Arc::new(model);
-        Scorer::new(model.clone(), features, &self.relation, 1)
-            .map_err(|e| self.model_failure(&e))?;
+        Scorer::new(model.clone(), features, &self.relation, 1).map_err(fault)?;
         Ok(model)
     }
 
@@ -198,6 +231,11 @@ fn version_of(settings: &Settings, hash_fingerprint: Option<&str>) -> Arc<str> {
         decisive["hash_key"] = fingerprint.into();
     }
     hex::encode(Sha256::digest(decisive.to_string().as_bytes())).into()
+}
+
+/// The beginning of a hash, for people.
+pub fn short(hash: &str) -> &str {
+    &hash[..hash.len().min(12)]
 }
 
 /// A column of the relation, for messages and for the decision table.

@@ -20,11 +20,12 @@ use sanderling_schemas::{
     DeadLetter, Decision, EventBatch, FeatureBatch, Flag, KnownLabel, Offsets, OrderRecord, Rung,
     Timing,
 };
-use sanderling_scoring::{MemoryView, Scored, Scorer};
+use sanderling_scoring::MemoryView;
 use sanderling_state::Snapshot;
 
 use crate::failure::Failure;
 use crate::pipeline::{Drill, Judge, Pipeline, PipelineError, source_ids};
+use crate::roster::{ModelSnapshots, Rated, Roster};
 use crate::run::Permit;
 
 /// Batches that may wait between two stages.
@@ -78,6 +79,9 @@ pub struct Work {
     pub events: EventBatch,
     /// Rung to score them on; without one, the highest for which there is time when they are scored.
     pub rung: Option<Rung>,
+    /// Hash of the model that decides from them on; without one, or where it is not here, whoever
+    /// does so already.
+    pub champion: Option<Arc<str>>,
     /// They were past their deadline when they arrived.
     pub backlog: bool,
     /// Folded before a crash: they move the state again and nothing comes out.
@@ -96,6 +100,7 @@ impl Work {
             lane: Lane::WHOLE,
             events,
             rung: Some(Rung::Full),
+            champion: None,
             backlog: false,
             quiet: false,
             mark: None,
@@ -153,8 +158,10 @@ pub struct Barrier {
     pub sequence: u64,
     /// State of the windows.
     pub windows: Option<Snapshot>,
-    /// State of the model.
-    pub model: Option<Snapshot>,
+    /// Hash of the model that decided until there.
+    pub champion: Option<Arc<str>>,
+    /// State of each model.
+    pub models: Option<ModelSnapshots>,
     /// Told once the barrier and all before it are dealt with.
     pub passed: Option<Sender<()>>,
 }
@@ -204,6 +211,7 @@ enum Flow<R, T> {
 struct Carried<T> {
     lane: Lane,
     rung: Option<Rung>,
+    champion: Option<Arc<str>>,
     backlog: bool,
     quiet: bool,
     mark: Option<Offsets>,
@@ -221,6 +229,7 @@ impl<T> Carried<T> {
         let Carried {
             lane,
             rung,
+            champion,
             backlog,
             quiet,
             mark,
@@ -232,6 +241,7 @@ impl<T> Carried<T> {
         Ok(Carried {
             lane,
             rung,
+            champion,
             backlog,
             quiet,
             mark,
@@ -274,9 +284,12 @@ where
                 to_judge,
                 |rest| rest,
                 score,
-                |(scorer, _), cut| match cut {
-                    Cut::Checkpoint(barrier) => barrier.model = Some(scorer.snapshot()),
-                    Cut::Look(look) => look.memories = scorer.memories(),
+                |(models, _), cut| match cut {
+                    Cut::Checkpoint(barrier) => {
+                        barrier.champion = Some(models.champion().into());
+                        barrier.models = Some(models.snapshots());
+                    }
+                    Cut::Look(look) => look.memories = models.memories(),
                 },
             )
         });
@@ -327,6 +340,7 @@ impl Feeder {
                 lane,
                 events,
                 rung,
+                champion,
                 backlog,
                 quiet,
                 mark,
@@ -334,6 +348,7 @@ impl Feeder {
             }) => Flow::Batch(Box::new(Carried {
                 lane,
                 rung,
+                champion,
                 backlog,
                 quiet,
                 mark,
@@ -450,17 +465,17 @@ fn stage<S, P, R, I, O>(
     Ok(())
 }
 
-/// A scorer and the slowness added to it.
-type SlowScorer = (Scorer, Drill);
+/// The models and the slowness added to them.
+type SlowModels = (Roster, Drill);
 
-fn split_pipeline(pipeline: Pipeline) -> (FeatureEngine, (SlowScorer, Judge)) {
+fn split_pipeline(pipeline: Pipeline) -> (FeatureEngine, (SlowModels, Judge)) {
     let Pipeline {
         features,
-        scorer,
+        models,
         judge,
         drill,
     } = pipeline;
-    (features, ((scorer, drill), judge))
+    (features, ((models, drill), judge))
 }
 
 fn featurise(
@@ -477,25 +492,28 @@ fn featurise(
 
 fn score(
     carried: Carried<FeatureBatch>,
-    (scorer, drill): &mut SlowScorer,
-) -> Result<Carried<(FeatureBatch, Scored)>, PipelineError> {
+    (models, drill): &mut SlowModels,
+) -> Result<Carried<(FeatureBatch, Rated)>, PipelineError> {
     let in_time = || {
         let age_us = age_us(&carried.made.events.broker_time_us);
         let permit = carried.permit.as_ref()?;
         Some(permit.rung(carried.made.scored.len(), age_us as i64))
     };
     let rung = carried.rung.or_else(in_time).unwrap_or(Rung::Full);
+    if let Some(champion) = &carried.champion {
+        models.appoint(champion);
+    }
     carried.with(|batch, timing| {
         let start = Instant::now();
-        let scored = scorer.score(&batch, rung)?;
+        let rated = models.score(&batch, rung)?;
         drill.wait(rung, batch.scored.len());
         timing.score_us = micros(start.elapsed());
-        Ok((batch, scored))
+        Ok((batch, rated))
     })
 }
 
 fn judge(
-    carried: Carried<(FeatureBatch, Scored)>,
+    carried: Carried<(FeatureBatch, Rated)>,
     judge: &mut Judge,
 ) -> Result<Carried<Box<Decided>>, PipelineError> {
     let Carried {
@@ -504,11 +522,11 @@ fn judge(
         quiet,
         ..
     } = carried;
-    let mut carried = carried.with(|(batch, scored), timing| {
+    let mut carried = carried.with(|(batch, rated), timing| {
         let start = Instant::now();
         let mut decisions = match quiet {
             true => Vec::new(),
-            false => judge.judge(&batch, &scored)?,
+            false => judge.judge(&batch, &rated)?,
         };
         if backlog {
             decisions
@@ -537,7 +555,7 @@ fn judge(
             order: OrderRecord {
                 lane: lane.0,
                 backlog,
-                ..judge.order(&batch, scored.batch.rung)
+                ..judge.order(&batch, &rated)
             },
             labels: batch.labels,
             decisions,

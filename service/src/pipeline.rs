@@ -17,10 +17,11 @@ use sanderling_schemas::{
     Action, Attribution, DeadLetter, Decision, EventBatch, EventTime, FeatureBatch, FeatureRow,
     Flag, OrderRecord, OrderVersions, RejectReason, Relation, Rung, Sequence, Versions,
 };
-use sanderling_scoring::{ModelInputs, Scored, Scorer, ScoringError, ServedModel, feature_matrix};
+use sanderling_scoring::{ModelInputs, Scored, ScoringError, ServedModel, feature_matrix};
 
 use crate::failure::Failure;
 use crate::folder::PipelineFolder;
+use crate::roster::{Rated, Roster};
 use crate::settings::DrillSettings;
 
 /// Seed of sampled attributions, of which a pipeline of six groups or fewer has none.
@@ -52,7 +53,7 @@ pub struct Pipeline {
     /// Events to feature rows.
     pub features: FeatureEngine,
     /// Feature rows to scores.
-    pub scorer: Scorer,
+    pub models: Roster,
     /// Scores to decisions.
     pub judge: Judge,
     /// Slowness added on purpose; the live line alone minds it.
@@ -84,13 +85,13 @@ impl Pipeline {
     /// changes no decision.
     pub fn new(folder: &PipelineFolder, threads: usize) -> Result<Self, Failure> {
         let features = folder.features()?;
-        let model = folder.model(features.schema())?;
-        let scorer = Scorer::new(model.clone(), features.schema(), &folder.relation, threads)
+        let all = folder.models(features.schema())?;
+        let models = Roster::new(&all, features.schema(), &folder.relation, threads)
             .map_err(|e| folder.model_failure(&e))?;
-        let judge = Judge::new(folder, &model)?;
+        let judge = Judge::new(folder, &all)?;
         Ok(Self {
             features,
-            scorer,
+            models,
             judge,
             drill: Drill::default(),
         })
@@ -99,9 +100,9 @@ impl Pipeline {
     /// What becomes of a batch. Batch boundaries never change a decision.
     pub fn process(&mut self, batch: &EventBatch, rung: Rung) -> Result<Judged, PipelineError> {
         let features = self.features.compute(batch)?;
-        let scored = self.scorer.score(&features, rung)?;
+        let rated = self.models.score(&features, rung)?;
         Ok(Judged {
-            decisions: self.judge.judge(&features, &scored)?,
+            decisions: self.judge.judge(&features, &rated)?,
             dead_letters: self.judge.too_late(&features),
         })
     }
@@ -119,45 +120,63 @@ pub struct Judged {
 pub struct Judge {
     relation: Arc<Relation>,
     policy: Policy,
-    explainer: Explainer,
+    /// The champion that it began with.
     model: Arc<ServedModel>,
+    /// What it needs of each model that may decide, by hash.
+    seats: BTreeMap<Arc<str>, Seat>,
     /// An engine without state, for the features of an event whose entities were never seen.
     unseen: FeatureEngine,
-    versions: Arc<Versions>,
     decide_from_us: i64,
     labels_are_made: bool,
     streams: Vec<StreamSpec>,
 }
 
+/// What belongs to the model that decides.
+struct Seat {
+    model: Arc<ServedModel>,
+    explainer: Explainer,
+    versions: Arc<Versions>,
+}
+
 impl Judge {
-    fn new(folder: &PipelineFolder, model: &Arc<ServedModel>) -> Result<Self, Failure> {
+    /// Of `models` the first decides, until another is appointed.
+    fn new(folder: &PipelineFolder, models: &[Arc<ServedModel>]) -> Result<Self, Failure> {
         let unseen = folder.features()?;
         let policy = folder.policy(unseen.schema())?;
-        let groups: Vec<String> = model.groups().iter().map(|g| g.name.clone()).collect();
-        policy
-            .validate(model.output(), &groups)
-            .map_err(|e| folder.policy_failure(&e))?;
-        let versions = Versions {
-            engine: env!("CARGO_PKG_VERSION").into(),
-            numerics: sanderling_scoring::numerics().into(),
-            pipeline: folder.version.clone(),
-            features: unseen.schema().hash.clone(),
-            model: model.hash().into(),
-            policy: policy.version().into(),
-        };
-        Ok(Self {
-            relation: folder.relation.clone(),
-            explainer: Explainer::new(
+        let mut seats = BTreeMap::new();
+        for model in models {
+            let groups: Vec<String> = model.groups().iter().map(|g| g.name.clone()).collect();
+            policy
+                .validate(model.output(), &groups)
+                .map_err(|e| folder.policy_failure(&e))?;
+            let versions = Versions {
+                engine: env!("CARGO_PKG_VERSION").into(),
+                numerics: sanderling_scoring::numerics().into(),
+                pipeline: folder.version.clone(),
+                features: unseen.schema().hash.clone(),
+                model: model.hash().into(),
+                policy: policy.version().into(),
+            };
+            let explainer = Explainer::new(
                 model.groups(),
                 model.medians(),
                 model.cold_context(),
                 SAMPLING_SEED,
             )
-            .map_err(|e| Failure::new("model", e.to_string()).in_file(&folder.model_path()))?,
+            .map_err(|e| Failure::new("model", e.to_string()).in_file(&folder.model_path()))?;
+            let seat = Seat {
+                model: model.clone(),
+                explainer,
+                versions: Arc::new(versions),
+            };
+            seats.insert(model.hash().into(), seat);
+        }
+        Ok(Self {
+            relation: folder.relation.clone(),
             policy,
-            model: model.clone(),
+            model: models[0].clone(),
+            seats,
             unseen,
-            versions: Arc::new(versions),
             decide_from_us: i64::MIN,
             labels_are_made: false,
             streams: folder.streams.clone(),
@@ -170,9 +189,9 @@ impl Judge {
         self
     }
 
-    /// What decides.
+    /// What decides, unless another model is appointed.
     pub fn versions(&self) -> &Arc<Versions> {
-        &self.versions
+        &self.seats[self.model.hash()].versions
     }
 
     /// The relation whose events it judges.
@@ -188,7 +207,8 @@ impl Judge {
     }
 
     /// What the fold cannot recompute about a batch.
-    pub fn order(&self, batch: &FeatureBatch, rung: Rung) -> OrderRecord {
+    pub fn order(&self, batch: &FeatureBatch, rated: &Rated) -> OrderRecord {
+        let versions = &self.seats[&rated.champion].versions;
         let made = self
             .relation
             .labels
@@ -204,13 +224,13 @@ impl Judge {
             .filter(|(_, stream)| Some(**stream) != made);
         OrderRecord {
             sequence: batch.events.sequence,
-            rung,
+            rung: rated.scored.batch.rung,
             lane: None,
             backlog: false,
             versions: OrderVersions {
-                features: self.versions.features.clone(),
-                model: self.versions.model.clone(),
-                policy: self.versions.policy.clone(),
+                features: versions.features.clone(),
+                model: versions.model.clone(),
+                policy: versions.policy.clone(),
                 tables: BTreeMap::new(),
             },
             runs: OrderRecord::runs_of(recorded.map(|(id, _)| id)),
@@ -226,8 +246,9 @@ impl Judge {
     pub fn judge(
         &self,
         batch: &FeatureBatch,
-        scored: &Scored,
+        rated: &Rated,
     ) -> Result<Vec<Decision>, PipelineError> {
+        let (scored, seat) = (&rated.scored, &self.seats[&rated.champion]);
         let mut actions = self.policy.act(&scored.batch, &batch.features)?;
         let times = batch.events.event_times_us();
         let decided: Vec<bool> = batch
@@ -238,7 +259,7 @@ impl Judge {
         let alerts: Vec<u32> = (0..batch.scored.len() as u32)
             .filter(|&pick| decided[pick as usize] && actions[pick as usize] != Action::Approve)
             .collect();
-        let mut attributions = self.attribute(batch, scored, &alerts)?.into_iter();
+        let mut attributions = self.attribute(seat, batch, scored, &alerts)?.into_iter();
         let streams = batch.events.streams();
         let keys = self.keys(batch)?;
         let mut decisions = Vec::with_capacity(batch.scored.len());
@@ -273,13 +294,15 @@ impl Judge {
                 },
                 features,
                 attribution,
-                shadow: BTreeMap::new(),
+                shadow: (rated.shadows.iter())
+                    .map(|(model, scores)| (model.clone(), scores[pick]))
+                    .collect(),
                 flags: if batch.late[pick] {
                     vec![Flag::Late]
                 } else {
                     Vec::new()
                 },
-                versions: self.versions.clone(),
+                versions: seat.versions.clone(),
             });
         }
         Ok(decisions)
@@ -315,6 +338,7 @@ impl Judge {
     /// Attributions of the scored rows `alerts`, in their order.
     fn attribute(
         &self,
+        seat: &Seat,
         batch: &FeatureBatch,
         scored: &Scored,
         alerts: &[u32],
@@ -336,9 +360,9 @@ impl Judge {
                 .map(|&i| sequence(batch.scored[i as usize]))
                 .collect::<Vec<_>>(),
         };
-        Ok(self
+        Ok(seat
             .explainer
-            .explain(&*self.model, &rows, scored.batch.rung)?)
+            .explain(&*seat.model, &rows, scored.batch.rung)?)
     }
 
     /// For each stream, the column that keys it.

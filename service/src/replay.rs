@@ -24,7 +24,7 @@ use self::given::Given;
 use self::source::{Opened, Source, Step};
 use crate::checkpoint::{Checkpoint, CheckpointManifest, CheckpointStore};
 use crate::failure::{Failure, io_failure};
-use crate::folder::{PipelineFolder, relation_field};
+use crate::folder::{PipelineFolder, relation_field, short};
 use crate::line::{self, Barrier, Feeder, Input, Lane, Outcome, Work};
 use crate::out_folder::OutFolder;
 use crate::pipeline::Pipeline;
@@ -188,6 +188,7 @@ fn feed(
             Step::Batch(rows) => Input::Batch(Work {
                 lane: Lane(rows.lane),
                 rung: Some(rows.rung),
+                champion: rows.champion,
                 backlog: rows.backlog,
                 ..Work::whole(rows.events)
             }),
@@ -227,7 +228,7 @@ fn checkpoint(
     versions: &sanderling_schemas::Versions,
     progress: &ReplayProgress,
 ) -> Result<(), Failure> {
-    let (Some(windows), Some(model)) = (&barrier.windows, &barrier.model) else {
+    let (Some(windows), Some(models)) = (&barrier.windows, &barrier.models) else {
         return Err(Failure::new(
             "checkpoint",
             "a stage let a barrier pass without its state",
@@ -241,7 +242,7 @@ fn checkpoint(
             .map_err(|e| Failure::new("checkpoint", e.to_string()))?,
         files: Default::default(),
     };
-    store.write(windows, model, manifest).map(drop)
+    store.write(windows, models, manifest).map(drop)
 }
 
 /// Puts a checkpoint's state in place; returns what the replay kept beside it.
@@ -264,9 +265,18 @@ fn restore(
         .features
         .restore(checkpoint.windows)
         .map_err(|e| unreadable(e.to_string()))?;
+    if let Some(model) = pipeline.models.missing_from(&checkpoint.models) {
+        return Err(Failure::usage(format!(
+            "the checkpoint has no state of the challenger {}",
+            short(model)
+        ))
+        .cure(
+            "replay from the start, without --resume, or with the challengers of the first run",
+        ));
+    }
     pipeline
-        .scorer
-        .restore(&checkpoint.model)
+        .models
+        .restore(&checkpoint.models)
         .map_err(|e| unreadable(e.to_string()))?;
     let position: Position =
         serde_json::from_value(manifest.position).map_err(|e| unreadable(e.to_string()))?;

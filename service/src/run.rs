@@ -5,6 +5,7 @@
 //! that is assigned comes back as it was last committed (`recover`). Asked to stop, everything read
 //! is decided, committed and checkpointed before the group is left.
 
+mod champion;
 mod drain;
 mod feed;
 mod history;
@@ -66,6 +67,8 @@ pub struct RunOptions {
 struct Service<'a> {
     folder: &'a PipelineFolder,
     options: &'a RunOptions,
+    /// Hashes of all models that are folded, the first of which decides at the start.
+    models: Vec<Arc<str>>,
     instance: &'a Instance,
     /// Each partition is a lane of its own.
     by_partition: bool,
@@ -91,10 +94,10 @@ pub fn run(folder: &PipelineFolder, options: &RunOptions) -> Result<Summary, Fai
         &state.join(&folder.name),
     )?;
     // Faults of the folder are found before anything is touched.
-    let versions = Pipeline::new(folder, options.threads)?
-        .judge
-        .versions()
-        .clone();
+    let pipeline = Pipeline::new(folder, options.threads)?;
+    let versions = pipeline.judge.versions().clone();
+    let models = pipeline.models.hashes();
+    drop(pipeline);
     let metrics = Arc::new(Metrics::new());
     let health = Arc::new(HealthState::new());
     health.starting("connecting to the broker");
@@ -115,6 +118,7 @@ pub fn run(folder: &PipelineFolder, options: &RunOptions) -> Result<Summary, Fai
     let service = Service {
         folder,
         options,
+        models,
         instance: &instance,
         by_partition: settings
             .entities

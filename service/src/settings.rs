@@ -119,6 +119,9 @@ pub struct Settings {
     /// A rehearsal of trouble.
     #[serde(default)]
     pub drill: DrillSettings,
+    /// Folders of models that score beside the pipeline's own and decide nothing.
+    #[serde(default)]
+    pub challengers: Vec<PathBuf>,
     /// Sizes and training of the model.
     #[serde(default)]
     pub model: sanderling_scoring::ModelOptions,

@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use sanderling_ingest::Input;
 use sanderling_schemas::EventTime;
-use sanderling_scoring::{TrainingMetrics, TrainingPlan, TrainingRange};
+use sanderling_scoring::{ServedModel, TrainingMetrics, TrainingPlan, TrainingRange, Trial};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -26,6 +27,8 @@ pub struct TrainOptions {
     pub delay_days: Option<u32>,
     /// Folder of the model.
     pub out: PathBuf,
+    /// Folder of the model to go on from, instead of from nothing.
+    pub from_model: Option<PathBuf>,
     /// Seed of weights, dropout and drawing.
     pub seed: u64,
 }
@@ -37,7 +40,21 @@ pub struct Trained {
     hash: String,
     training: TrainingRange,
     metrics: TrainingMetrics,
+    /// Against the model that it went on from.
+    trial: Option<Trial>,
     seconds: f64,
+}
+
+impl Trained {
+    /// Why the model should not take the place of the one that it went on from.
+    pub fn lost(&self) -> Option<Failure> {
+        let trial = self.trial.as_ref().filter(|trial| !trial.won)?;
+        Some(
+            Failure::new("not_promoted", trial.to_string())
+                .in_file(&self.model)
+                .cure("keep the champion; try again with more days, or train from nothing"),
+        )
+    }
 }
 
 impl fmt::Display for Trained {
@@ -51,7 +68,15 @@ impl fmt::Display for Trained {
             self.training.rows,
             self.training.positives,
             self.seconds
-        )
+        )?;
+        match self.trial.as_ref().filter(|trial| trial.won) {
+            Some(trial) => write!(
+                f,
+                "\n{trial}\nit may take over: sanderling model promote PIPELINE {}",
+                self.model.display()
+            ),
+            None => Ok(()),
+        }
     }
 }
 
@@ -61,6 +86,15 @@ pub fn train(folder: &PipelineFolder, options: &TrainOptions) -> Result<Trained,
         return Err(Failure::usage("--from must be before --to"));
     }
     let started = Instant::now();
+    let champion = options.from_model.as_deref().map(|path| {
+        let failed = |e| {
+            model_failure(e)
+                .in_file(path)
+                .cure("name a model folder of these features")
+        };
+        ServedModel::load(path).map(Arc::new).map_err(failed)
+    });
+    let champion = champion.transpose()?;
     let recorded = record(
         folder,
         &options.inputs,
@@ -74,14 +108,14 @@ pub fn train(folder: &PipelineFolder, options: &TrainOptions) -> Result<Trained,
         seed: options.seed,
     };
     let progress = Progress::epochs("train");
-    let model = sanderling_scoring::train(
-        &recorded.recording,
-        &folder.settings.model,
-        &plan,
-        &mut |p| {
-            progress.epoch(p.epochs, p.of, p.loss);
-        },
-    )
+    let mut tell = |p: sanderling_scoring::TrainingProgress| progress.epoch(p.epochs, p.of, p.loss);
+    let (recording, settings) = (&recorded.recording, &folder.settings.model);
+    let model = match champion {
+        None => sanderling_scoring::train(recording, settings, &plan, &mut tell),
+        Some(champion) => {
+            sanderling_scoring::update(recording, champion, &settings.training, &plan, &mut tell)
+        }
+    }
     .map_err(model_failure)?;
     progress.finish();
     model.save(&options.out).map_err(model_failure)?;
@@ -91,6 +125,7 @@ pub fn train(folder: &PipelineFolder, options: &TrainOptions) -> Result<Trained,
         hash: model.hash().to_string(),
         training: manifest.training.clone(),
         metrics: manifest.metrics.clone(),
+        trial: manifest.trial.clone(),
         seconds: started.elapsed().as_secs_f64(),
     })
 }

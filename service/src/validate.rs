@@ -17,6 +17,7 @@ pub struct Valid {
     entities: Vec<String>,
     features: Vec<ValidFeature>,
     model: Option<String>,
+    challengers: Vec<String>,
     policy: bool,
 }
 
@@ -87,16 +88,18 @@ pub fn validate(path: &Path, sets: &[String], model: Option<&Path>) -> Result<Va
         }
         None => None,
     };
-    let mut model_hash = None;
+    let mut hashes = Vec::new();
     // Before there is a model, the settings say what it will give.
     let mut output = folder.settings.model.output;
     let mut groups: Vec<String> = Vec::new();
     if model.is_some() || folder.model_path().exists() {
-        match folder.model(schema) {
-            Ok(model) => {
-                model_hash = Some(model.hash().to_string());
-                output = model.output();
-                groups = model.groups().iter().map(|g| g.name.clone()).collect();
+        match folder.models(schema) {
+            Ok(models) => {
+                output = models[0].output();
+                groups = (models[0].groups().iter())
+                    .map(|g| g.name.clone())
+                    .collect();
+                hashes.extend(models.iter().map(|model| model.hash().to_string()));
             }
             Err(fault) => faults.push(fault),
         }
@@ -114,6 +117,7 @@ pub fn validate(path: &Path, sets: &[String], model: Option<&Path>) -> Result<Va
     if !faults.is_empty() {
         return Err(faults);
     }
+    let mut hashes = hashes.into_iter();
     Ok(Valid {
         pipeline: folder.name.clone(),
         streams: folder.relation.streams.len(),
@@ -135,7 +139,8 @@ pub fn validate(path: &Path, sets: &[String], model: Option<&Path>) -> Result<Va
                 from_label: field.from_label,
             })
             .collect(),
-        model: model_hash,
+        model: hashes.next(),
+        challengers: hashes.collect(),
         policy: has_policy,
     })
 }

@@ -7,6 +7,7 @@ mod arrows;
 mod bad_rows;
 mod cards;
 mod causes;
+mod challengers;
 mod check;
 mod crash;
 mod demo;

@@ -5,10 +5,12 @@
 //! a hole is refused where the hole is.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use sanderling_ingest::{IngestError, OrderedFiles, Position, RunsReader};
 use sanderling_schemas::{
-    DeadLetter, EventBatch, EventTime, Offset, OffsetRange, OrderRecord, Relation, Run, Rung, Sequence,
+    DeadLetter, EventBatch, EventTime, Offset, OffsetRange, OrderRecord, Relation, Run, Rung,
+    Sequence,
 };
 
 use super::input_failure;
@@ -48,6 +50,7 @@ pub enum NamedRows {
 struct Piece {
     lane: Option<i32>,
     rung: Rung,
+    champion: Arc<str>,
     backlog: bool,
     /// Where the record says that it begins; of its first piece.
     sequence: Option<u64>,
@@ -189,6 +192,7 @@ impl OrderedSource {
                     lane: piece.lane,
                     events,
                     rung: piece.rung,
+                    champion: Some(piece.champion.clone()),
                     backlog: piece.backlog,
                 });
             }
@@ -272,6 +276,7 @@ fn pieces(record: OrderRecord, rows_max: usize) -> VecDeque<Piece> {
         pieces.push_back(Piece {
             lane: record.lane,
             rung: record.rung,
+            champion: record.versions.model.clone(),
             backlog: record.backlog,
             sequence: first.then_some(record.sequence.0),
             runs,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sanderling_ingest::{
@@ -51,6 +52,8 @@ pub struct Rows {
     pub events: EventBatch,
     /// The rung they are scored on.
     pub rung: Rung,
+    /// Hash of the model that decided, where an order log tells.
+    pub champion: Option<Arc<str>>,
     /// They were past their deadline when they arrived.
     pub backlog: bool,
 }
@@ -157,6 +160,7 @@ impl Source {
                     lane: None,
                     events,
                     rung: Rung::Full,
+                    champion: None,
                     backlog: false,
                 }),
                 SourceEvent::Rejected(letters) => Step::Rejected(letters),

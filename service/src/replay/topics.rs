@@ -5,7 +5,9 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use sanderling_ingest::{EventSource, KafkaOptions, KafkaSource, OffsetReset, Position, SourceEvent};
+use sanderling_ingest::{
+    EventSource, KafkaOptions, KafkaSource, OffsetReset, Position, SourceEvent,
+};
 use sanderling_schemas::{EventTime, Rung, Sequence};
 
 use super::input_failure;
@@ -69,6 +71,7 @@ impl TopicsSource {
                             lane: None,
                             events,
                             rung: Rung::Full,
+                            champion: None,
                             backlog: false,
                         });
                     }

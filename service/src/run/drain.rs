@@ -134,7 +134,7 @@ impl Service<'_> {
         versions: &Versions,
         order_from: &Offsets,
     ) -> Result<u64, Failure> {
-        let (Some(windows), Some(model)) = (&barrier.windows, &barrier.model) else {
+        let (Some(windows), Some(models)) = (&barrier.windows, &barrier.models) else {
             return Err(Failure::new(
                 "checkpoint",
                 "a stage let a barrier pass without its state",
@@ -149,12 +149,15 @@ impl Service<'_> {
         let manifest = CheckpointManifest {
             sequence: barrier.sequence,
             position: barrier.position,
-            versions: versions.clone(),
+            versions: Versions {
+                model: barrier.champion.unwrap_or_else(|| versions.model.clone()),
+                ..versions.clone()
+            },
             progress: serde_json::to_value(order)
                 .map_err(|e| Failure::new("checkpoint", e.to_string()))?,
             files: Default::default(),
         };
-        self.store(barrier.lane)?.write(windows, model, manifest)
+        self.store(barrier.lane)?.write(windows, models, manifest)
     }
 
     /// Where the order log ends now; nowhere if there is none.

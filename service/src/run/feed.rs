@@ -10,6 +10,7 @@ use sanderling_ingest::{Committer, EventSource, KafkaSource, SourceEvent, TopicP
 use sanderling_schemas::{EventBatch, Rung, Sequence};
 
 use super::Service;
+use super::champion::Champion;
 use super::lanes::Lanes;
 use super::pace::Permit;
 use crate::failure::Failure;
@@ -38,6 +39,7 @@ pub struct Feed<'a> {
     incomplete_since: Option<Instant>,
     checkpoint_at: Instant,
     lag_at: Instant,
+    champion: Champion,
 }
 
 impl<'a> Feed<'a> {
@@ -58,6 +60,7 @@ impl<'a> Feed<'a> {
             incomplete_since: (!service.by_partition).then(Instant::now),
             checkpoint_at: Instant::now(),
             lag_at: Instant::now(),
+            champion: Champion::new(service.folder, &service.models),
         }
     }
 
@@ -94,6 +97,7 @@ impl<'a> Feed<'a> {
         if self.lag_at.elapsed() >= LAG_EVERY {
             self.lag_at = Instant::now();
             self.service.metrics.lag(&self.source.lag());
+            self.champion.look();
             if let Some(since) = self.incomplete_since
                 && since.elapsed() > WHOLE_WITHIN
             {
@@ -140,6 +144,7 @@ impl<'a> Feed<'a> {
                     _ => batch.slice(from, until - from),
                 },
                 rung: backlog.then_some(Rung::Full),
+                champion: Some(self.champion.hash().clone()),
                 backlog,
                 quiet: false,
                 mark: mark.take_if(|_| last),

@@ -14,6 +14,7 @@ use super::Service;
 use super::lanes::LanePosition;
 use crate::checkpoint::Checkpoint;
 use crate::failure::Failure;
+use crate::folder::short;
 use crate::line::{Feeder, Input, Lane, Work};
 use crate::pipeline::Pipeline;
 use crate::replay::input_failure;
@@ -58,6 +59,10 @@ impl Service<'_> {
             next: committed.clone(),
         };
         let checkpoint = self.store(lane)?.newest()?;
+        let checkpoint = match checkpoint {
+            Some(checkpoint) => self.with_all_models(lane, checkpoint, &pipeline)?,
+            None => None,
+        };
         let (order_from, checkpointed) = match checkpoint {
             None => Default::default(),
             Some(checkpoint) => self.restore(checkpoint, &mut pipeline, &mut recovered)?,
@@ -94,7 +99,7 @@ impl Service<'_> {
                 Err(Stopped::Ingest(e)) => {
                     let failure = input_failure(e);
                     return Err(failure.cure(
-                        "put back the checkpoints of state.url, or keep the order topic and the input for longer than state.interval; to begin anew, remove the state folder and the group's offsets",
+                        "put back the checkpoints of state.url, and the models that were served with them; or keep the order topic and the input for longer than state.interval; to begin anew, remove the state folder and the group's offsets",
                     ));
                 }
             }
@@ -108,6 +113,35 @@ impl Service<'_> {
             "restored"
         );
         Ok(Some(recovered))
+    }
+
+    /// The checkpoint, if it holds the state of every model. One that has come since has to fold all
+    /// that the others have: then the log is folded again from its beginning.
+    fn with_all_models(
+        &self,
+        lane: Lane,
+        checkpoint: Checkpoint,
+        pipeline: &Pipeline,
+    ) -> Result<Option<Checkpoint>, Failure> {
+        let Some(model) = pipeline.models.missing_from(&checkpoint.models) else {
+            return Ok(Some(checkpoint));
+        };
+        if self.folder.settings.output.order.is_none() {
+            return Err(Failure::new(
+                "checkpoint",
+                format!(
+                    "the model {} has no state in the checkpoint, and there is no order log to fold again for it",
+                    short(model)
+                ),
+            )
+            .cure("put back the model that was served, or take the challenger out; or serve as a pipeline folder of another name, with --history to give the model its past"));
+        }
+        tracing::warn!(
+            %lane,
+            model,
+            "the model has no state in the checkpoint: the order log is folded again from its beginning"
+        );
+        Ok(None)
     }
 
     /// Puts a checkpoint's state in place; returns where its order records begin, and where its
@@ -130,8 +164,8 @@ impl Service<'_> {
             .restore(checkpoint.windows)
             .map_err(|e| unreadable(e.to_string()))?;
         pipeline
-            .scorer
-            .restore(&checkpoint.model)
+            .models
+            .restore(&checkpoint.models)
             .map_err(|e| unreadable(e.to_string()))?;
         let position: LanePosition =
             serde_json::from_value(manifest.position).map_err(|e| unreadable(e.to_string()))?;
@@ -195,6 +229,7 @@ impl Service<'_> {
             events,
             // A rung changes a score and never the state.
             rung: Some(if quiet { Rung::Rules } else { record.rung }),
+            champion: Some(record.versions.model.clone()),
             backlog: record.backlog,
             quiet,
             mark: None,
@@ -223,7 +258,6 @@ fn same_state(before: &Versions, now: &Versions) -> Result<(), Failure> {
     let differs = [
         ("pipeline.yaml", &before.pipeline, &now.pipeline),
         ("features.sql", &before.features, &now.features),
-        ("the model", &before.model, &now.model),
     ]
     .into_iter()
     .find(|(_, before, now)| before != now);
@@ -239,8 +273,4 @@ fn same_state(before: &Versions, now: &Versions) -> Result<(), Failure> {
         )
         .cure("put it back as it was; or serve the new version as a pipeline folder of another name, with --history to give it its past")),
     }
-}
-
-fn short(hash: &str) -> &str {
-    &hash[..hash.len().min(12)]
 }

@@ -10,7 +10,7 @@ use sanderling_scoring::Scorer;
 use super::{About, Answer, LaneView, QueryOptions, lane_of, run};
 use crate::checkpoint::{Checkpoint, CheckpointStore};
 use crate::failure::Failure;
-use crate::folder::PipelineFolder;
+use crate::folder::{PipelineFolder, short};
 use crate::line::Lane;
 
 /// Asks the checkpoint at `path`, or the newest under `state.url`.
@@ -135,9 +135,13 @@ fn view(
         let model = folder.model(features.schema())?;
         let mut scorer = Scorer::new(model, features.schema(), &folder.relation, 1)
             .map_err(|e| folder.model_failure(&e))?;
-        scorer
-            .restore(&checkpoint.model)
-            .map_err(|e| other(e.to_string()))?;
+        let state = checkpoint.models.get(scorer.hash()).ok_or_else(|| {
+            other(format!(
+                "it has no state of the model {}",
+                short(scorer.hash())
+            ))
+        })?;
+        scorer.restore(state).map_err(|e| other(e.to_string()))?;
         memories = scorer.memories();
     }
     Ok(LaneView {

@@ -199,7 +199,10 @@ fn stages(service: &deployed::Service) -> Value {
     let mut means = serde_json::Map::new();
     for stage in ["wait", "features", "score", "explain", "encode", "commit"] {
         let labels = format!("{{stage=\"{stage}\"}}");
-        means.insert(stage.into(), mean("sanderling_stage_seconds", &labels).into());
+        means.insert(
+            stage.into(),
+            mean("sanderling_stage_seconds", &labels).into(),
+        );
     }
     means.insert("rows".into(), mean("sanderling_batch_rows", "").into());
     means.into()

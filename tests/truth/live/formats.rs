@@ -43,7 +43,11 @@ fn protobuf_comes_in_and_avro_goes_out_while_the_producer_changes() {
     deployed.edit(|settings| {
         let payments = &mut settings["streams"]["transactions"];
         payments["format"] = "protobuf".into();
-        let schema = [("file", "payment.proto"), ("message", "Payment"), ("framing", "confluent")];
+        let schema = [
+            ("file", "payment.proto"),
+            ("message", "Payment"),
+            ("framing", "confluent"),
+        ];
         payments["schema"] = Yaml::Mapping(
             schema
                 .into_iter()
@@ -147,7 +151,9 @@ fn logit(
         let body: Value = serde_json::from_str(&body).expect("JSON");
         Schema::parse_str(body["schema"].as_str().expect("a schema")).expect("a schema")
     });
-    let reader = GenericDatumReader::builder(schema).build().expect("a reader");
+    let reader = GenericDatumReader::builder(schema)
+        .build()
+        .expect("a reader");
     let decision = reader.read_value(&mut &bytes[5..]).expect("a decision");
     let Avro::Record(fields) = decision else {
         panic!("a decision is a record: {decision:?}");

@@ -18,3 +18,4 @@ mod rebalance;
 mod recorded;
 mod refusals;
 mod registry;
+mod takeover;

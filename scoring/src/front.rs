@@ -466,8 +466,8 @@ mod tests {
             .collect();
         points.extend((0..20).map(|i| (5.5 + i as f32, 1.0)));
         assert_eq!(splits(&points, 3), [points[19_999].0, 5.5]);
-        assert_eq!(splits(&points[..20_000], 3), [], "noise has no step");
-        assert_eq!(splits(&[], 3), []);
+        assert!(splits(&points[..20_000], 3).is_empty(), "noise has no step");
+        assert!(splits(&[], 3).is_empty());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::*;
 use crate::evaluation::{EvaluationPlan, evaluate};
 use crate::fixtures::{MINUTE_US, model, payments, small};
 use crate::metrics::auc;
+use crate::options::TrainingOptions;
 
 /// AUC over the last 30 % of the recording, of a model of the first 70 %.
 fn auc_after(recording: &Recording, options: &ModelOptions) -> f64 {

@@ -102,7 +102,9 @@ fn splits(points: &[(f32, f32)], count: usize) -> Vec<f32> {
     // How much better two means are than one, and where to cut.
     let best = |from: usize, to: usize| -> Option<(f64, usize)> {
         let (n, sum) = ((to - from) as f64, sums[to] - sums[from]);
-        let variance = (squares[to] - squares[from]) / n - (sum / n).powi(2);
+        let square = (squares[to] - squares[from]) / n;
+        // Never below what rounding makes of equal targets.
+        let variance = (square - (sum / n).powi(2)).max(1e-9 * square);
         let cuts = (from + SPLIT_ROWS_MIN)..(to + 1).saturating_sub(SPLIT_ROWS_MIN);
         let cuts = cuts.filter(|&at| points[at - 1].0 < points[at].0);
         let gains = cuts.map(|at| {

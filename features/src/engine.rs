@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::datatypes::{Field, Schema, SchemaRef, TimestampMicrosecondType};
 use datafusion::logical_expr::Expr;
 use sanderling_schemas::{
     EventBatch, FeatureBatch, FeatureField, FeatureSchema, LateRows, Relation, TooLate,
@@ -13,12 +13,14 @@ use sanderling_state::window::Footprint;
 use sanderling_state::{KeyIndex, Restored, Snapshot, StateError};
 use sha2::{Digest, Sha256};
 
+use crate::catalog::{Catalog, Table};
 use crate::clock::Clock;
 use crate::groups::{GroupOutput, GroupRows, WindowGroup, take_rows};
 use crate::keys::{KeyEncoder, Keys};
 use crate::labels::{Joined, LabelJoin};
 use crate::lateness::Lateness;
-use crate::plan::{Plan, window_of};
+use crate::layers::Layers;
+use crate::plan::Plan;
 use crate::program::Program;
 use crate::view::{EngineView, KeyTable};
 use crate::{FeatureError, LabelCounts};
@@ -30,6 +32,9 @@ pub struct FeatureEngine {
     scored: Vec<bool>,
     labels: Option<LabelJoin>,
     entities: Vec<EntityKeys>,
+    layers: Layers,
+    joined_on: Vec<(String, Arc<Table>)>,
+    /// By level.
     groups: Vec<WindowGroup>,
     outputs: Outputs,
     clock: Clock,
@@ -45,7 +50,7 @@ pub(crate) struct EntityKeys {
 
 /// The expressions of the SELECT list over event columns and window results.
 struct Outputs {
-    /// The relation's columns that are read.
+    /// Columns of the row that are read.
     base: Vec<usize>,
     windows: usize,
     input: SchemaRef,
@@ -60,7 +65,62 @@ impl FeatureEngine {
     /// [`FeatureError::Sql`] for what DataFusion refuses, [`FeatureError::Refused`] for what cannot run
     /// on one event at a time, [`FeatureError::Relation`] where the relation's roles have no column.
     pub fn new(relation: Arc<Relation>, sql: &str) -> Result<Self, FeatureError> {
-        let plan = Plan::new(sql, &relation.schema)?;
+        Self::with_catalog(relation, sql, &Catalog::default())
+    }
+
+    /// The same for SQL that may also name the tables and the functions of `catalog`.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use arrow::array::{AsArray, Int64Array};
+    /// use arrow::datatypes::{DataType, Int64Type};
+    /// use sanderling_features::datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};
+    /// use sanderling_features::{Catalog, FeatureEngine, Function};
+    /// # use sanderling_schemas::{LateRows, Relation, Stream};
+    ///
+    /// // The first six digits of a card's number: who has issued it.
+    /// let issuer = create_udf(
+    ///     "issuer",
+    ///     vec![DataType::Int64],
+    ///     DataType::Int64,
+    ///     Volatility::Immutable,
+    ///     Arc::new(|arguments: &[ColumnarValue]| {
+    ///         let numbers = ColumnarValue::values_to_arrays(arguments)?;
+    ///         let numbers = numbers[0].as_primitive::<Int64Type>();
+    ///         let issuers: Int64Array = numbers.unary(|number| number / 10_000_000_000);
+    ///         Ok(ColumnarValue::Array(Arc::new(issuers)))
+    ///     }),
+    /// );
+    /// let catalog = Catalog {
+    ///     functions: vec![Function::Scalar(Arc::new(issuer))],
+    ///     ..Catalog::default()
+    /// };
+    /// # let relation = Arc::new(Relation {
+    /// #     schema: Relation::schema_of(&[("card".into(), DataType::Int64)]),
+    /// #     streams: vec![Stream { name: "payments".into(), scored: true, key: None }],
+    /// #     id: None,
+    /// #     entities: Vec::new(),
+    /// #     labels: None,
+    /// #     lateness_us: 0,
+    /// #     late_rows: LateRows::Decide,
+    /// # });
+    /// let sql = "SELECT count(*) OVER (PARTITION BY issuer(card) ORDER BY event_time \
+    ///            RANGE INTERVAL '1 hour' PRECEDING) AS of_issuer FROM events";
+    /// let engine = FeatureEngine::with_catalog(relation, sql, &catalog)?;
+    /// # let schema = engine.schema();
+    /// # assert_eq!(schema.fields[0].name, "of_issuer");
+    /// # Ok::<(), sanderling_features::FeatureError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`FeatureEngine::new`]; [`FeatureError::Table`] where a table cannot be joined as `sql` does.
+    pub fn with_catalog(
+        relation: Arc<Relation>,
+        sql: &str,
+        catalog: &Catalog,
+    ) -> Result<Self, FeatureError> {
+        let plan = Plan::new(sql, &relation.schema, catalog)?;
         let entities =
             (relation.entities.iter())
                 .map(|entity| {
@@ -80,8 +140,9 @@ impl FeatureEngine {
                 })
                 .collect::<Result<Vec<_>, FeatureError>>()?;
         let labels = LabelJoin::of(&relation, plan.key_columns(&relation))?;
-        let groups = WindowGroup::of(&plan, &relation)?;
-        let outputs = Outputs::of(&plan, &relation.schema)?;
+        let layers = Layers::new(&plan, &relation.schema)?;
+        let groups = WindowGroup::of(&plan, &relation, layers.schema())?;
+        let outputs = Outputs::of(&plan, layers.schema())?;
         let fields = (plan.outputs.iter().zip(outputs.schema.fields()))
             .map(|(output, field)| {
                 let (entity, from_label) = lineage(&output.expr, &plan, &relation);
@@ -103,6 +164,8 @@ impl FeatureEngine {
                 .collect(),
             labels,
             entities,
+            joined_on: plan.joined_on(),
+            layers,
             groups,
             outputs,
             clock: Clock::default(),
@@ -169,18 +232,25 @@ impl FeatureEngine {
                 None => self.clock.observe(*time_us),
             })
             .unzip();
-        let group_rows = GroupRows {
-            rows: &events.rows,
-            times_us,
-            credible_us: &credible_us,
-            clock_us: &clock_us,
-            enters: &enters,
-            emits: &emits,
-            slots: &slots,
-        };
-        let results = (self.groups.iter_mut())
-            .map(|group| group.compute(&group_rows))
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut rows = self.layers.rows(&events.rows);
+        let mut results = Vec::with_capacity(self.groups.len());
+        for group in &mut self.groups {
+            let below = group.is_below();
+            let result = group.compute(&GroupRows {
+                rows: rows.at(group.level())?,
+                times_us,
+                credible_us: &credible_us,
+                clock_us: &clock_us,
+                enters: &enters,
+                emits: if below { &enters } else { &emits },
+                slots: &slots,
+            })?;
+            results.push(match below {
+                true => group.pass_on(result, &enters, &emits, &mut rows)?,
+                false => result,
+            });
+        }
+        let rows = rows.all()?;
         let mut late = vec![false; scored.len()];
         for result in &results {
             late.iter_mut()
@@ -191,7 +261,7 @@ impl FeatureEngine {
             true => None,
             false => Some(&scored[..]),
         };
-        let features = self.features(&events.rows, picked, results)?;
+        let features = self.features(&rows, picked, results)?;
         self.accepted = events.sequence.0 + events.len() as u64;
         Ok(FeatureBatch {
             events,
@@ -215,16 +285,41 @@ impl FeatureEngine {
             .map(|pick| batch.scored[*pick as usize])
             .collect();
         let columns = take_rows(batch.events.rows.columns(), &UInt32Array::from(rows))?;
-        let rows = RecordBatch::try_new(batch.events.rows.schema(), columns)?;
-        let all = batch.events.event_times_us();
-        let times_us: Vec<i64> = picks
-            .iter()
-            .map(|pick| all[batch.scored[*pick as usize] as usize])
-            .collect();
-        let results = (self.groups.iter())
-            .map(|group| group.alone(&rows, &times_us))
-            .collect::<Result<Vec<_>, _>>()?;
-        self.features(&rows, None, results)
+        self.unseen(&RecordBatch::try_new(batch.events.rows.schema(), columns)?)
+    }
+
+    /// The features that rows of the relation would have if each were the first of all its keys.
+    ///
+    /// # Errors
+    /// [`FeatureError::Evaluate`] where an expression fails.
+    pub fn unseen(&self, events: &RecordBatch) -> Result<RecordBatch, FeatureError> {
+        let times_us = events.column(0).as_primitive::<TimestampMicrosecondType>();
+        let every = vec![true; events.num_rows()];
+        let mut rows = self.layers.rows(events);
+        let mut results = Vec::with_capacity(self.groups.len());
+        for group in &self.groups {
+            let result = group.alone(rows.at(group.level())?, times_us.values())?;
+            results.push(match group.is_below() {
+                true => group.pass_on(result, &every, &every, &mut rows)?,
+                false => result,
+            });
+        }
+        self.features(&rows.all()?, None, results)
+    }
+
+    /// Takes other versions of the reference tables: rows from here on find what these say. What windows
+    /// hold of rows before stays as it was.
+    ///
+    /// # Errors
+    /// [`FeatureError::Table`] for a table with other columns than it had, or with a key twice. The tables
+    /// before it are taken all the same.
+    pub fn set_tables(&mut self, tables: &[Arc<Table>]) -> Result<(), FeatureError> {
+        self.layers.set_tables(tables)
+    }
+
+    /// Columns of the relation that reference tables are joined on, each with its table.
+    pub fn joined_on(&self) -> &[(String, Arc<Table>)] {
+        &self.joined_on
     }
 
     /// What the windows of all keys keep, the bytes of the entities' keys among it.
@@ -315,7 +410,7 @@ impl FeatureEngine {
     /// A digest of what gives the state its meaning.
     fn shape(&self) -> String {
         let relation = &self.relation;
-        let columns: Vec<_> = (relation.schema.fields().iter())
+        let columns: Vec<_> = (self.layers.schema().fields().iter())
             .map(|field| format!("{} {}", field.name(), field.data_type()))
             .collect();
         let described = format!(
@@ -374,8 +469,10 @@ impl FeatureEngine {
         let before = self.labels.as_ref().map(LabelJoin::mark);
         loop {
             let joined = self.join(batch, &refused)?;
+            let mut rows = self.layers.rows(&joined.rows);
+            let rows = rows.at(0)?;
             let mut newest = (self.groups.iter())
-                .map(|group| group.newest(&joined.rows, &self.entities))
+                .map(|group| group.newest(rows, &self.entities))
                 .collect::<Result<Vec<_>, _>>()?;
             let too_late = lateness.judge(batch, &joined, &refused, &mut newest);
             let now: HashSet<u32> = too_late.iter().map(|late| late.row).collect();
@@ -458,8 +555,8 @@ impl EntityKeys {
 }
 
 impl Outputs {
-    fn of(plan: &Plan, relation: &SchemaRef) -> Result<Self, FeatureError> {
-        let (base, input) = plan.output_schema(relation);
+    fn of(plan: &Plan, row: &SchemaRef) -> Result<Self, FeatureError> {
+        let (base, input) = plan.output_schema(row);
         let exprs = (plan.outputs.iter())
             .map(|output| plan.compile(&output.expr, &input))
             .collect::<Result<Vec<_>, _>>()?;
@@ -489,27 +586,14 @@ fn lineage(expr: &Expr, plan: &Plan, relation: &Relation) -> (Option<usize>, boo
             .iter()
             .any(|c| Some(c.name.as_str()) == value)
     };
-    let mut windows = Vec::new();
-    let walked = datafusion::common::tree_node::TreeNode::apply(expr, |expr| {
-        if let Expr::Column(column) = expr
-            && let Some(window) = window_of(&column.name)
-        {
-            windows.push(&plan.windows[window]);
-        }
-        Ok(datafusion::common::tree_node::TreeNodeRecursion::Continue)
-    });
-    walked.expect("the walk itself never fails");
+    let windows = plan.windows_of(expr);
     let entity = windows.iter().find_map(|window| {
         relation.entities.iter().position(|entity| {
             let refs = |key: &Expr| key.column_refs().iter().any(|c| c.name == entity.key);
             window.partition_by.iter().any(refs)
         })
     });
-    let from_label = reads_label(expr)
-        || windows.iter().any(|window| {
-            window.arguments.iter().any(reads_label)
-                || window.filter.as_ref().is_some_and(reads_label)
-                || window.partition_by.iter().any(reads_label)
-        });
+    let from_label =
+        reads_label(expr) || (windows.iter()).any(|window| window.exprs().any(reads_label));
     (entity, from_label)
 }

@@ -3,7 +3,7 @@
 use datafusion::error::DataFusionError;
 use sanderling_state::StateError;
 
-use crate::plan::Written;
+use crate::places::Written;
 
 /// Errors of the feature engine.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +39,16 @@ pub enum FeatureError {
         column: String,
         /// What it is for.
         role: String,
+    },
+    /// A reference table has no row, or more than one, for a key; or lacks its key.
+    #[error("table `{table}`: {message}")]
+    Table {
+        /// The table.
+        table: String,
+        /// What is wrong with it.
+        message: String,
+        /// What to do about it.
+        cure: String,
     },
     /// An expression failed on a batch.
     #[error("feature `{feature}`: {source}")]
@@ -79,7 +89,7 @@ impl FeatureError {
     /// What to write instead.
     pub fn cure(&self) -> Option<&str> {
         match self {
-            FeatureError::Refused { cure, .. } => Some(cure),
+            FeatureError::Refused { cure, .. } | FeatureError::Table { cure, .. } => Some(cure),
             _ => None,
         }
     }

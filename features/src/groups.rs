@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
-use arrow::compute::cast;
+use arrow::compute::{cast, take};
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::PhysicalExpr;
-use sanderling_schemas::Relation;
 use sanderling_schemas::relation::{EVENT_TIME, STREAM};
+use sanderling_schemas::{LateRows, Relation};
 use sanderling_state::window::{
     Aggregate, COLUMNS_MAX, Column, Footprint, Frame, Function, WindowOutput, WindowRows,
     WindowSpec, WindowState,
@@ -20,6 +20,7 @@ use crate::accumulate::{FrameAggregate, OTHERWISE};
 use crate::engine::EntityKeys;
 use crate::keys::KeyEncoder;
 use crate::lateness::NewestTimes;
+use crate::layers::Rows;
 use crate::plan::Plan;
 use crate::program::Program;
 use crate::view::{self, KeyTable, WindowTable};
@@ -29,6 +30,10 @@ use crate::windows::{Kept, WindowCall};
 pub(crate) struct WindowGroup {
     /// Windows of the plan, in the order of the outputs.
     windows: Vec<usize>,
+    /// Level of all of them.
+    level: usize,
+    /// Those of them that higher levels read; where there are any, every row gets results.
+    below: Vec<usize>,
     /// The PARTITION BY, as it is written.
     by: Arc<str>,
     key: GroupKey,
@@ -82,13 +87,19 @@ pub(crate) struct GroupRows<'a> {
 }
 
 impl WindowGroup {
-    /// Groups the plan's windows by key, and where a key has more arguments than a ring holds columns,
-    /// into several groups.
-    pub(crate) fn of(plan: &Plan, relation: &Relation) -> Result<Vec<Self>, FeatureError> {
-        let mut keys: Vec<(&[Expr], Vec<Expr>, Vec<(usize, Prepared)>)> = Vec::new();
+    /// Groups the plan's windows over rows of `schema` by level and key, and where a key has more arguments
+    /// than a ring holds columns, into several groups. Lower levels come first.
+    pub(crate) fn of(
+        plan: &Plan,
+        relation: &Relation,
+        schema: &SchemaRef,
+    ) -> Result<Vec<Self>, FeatureError> {
+        type Key<'a> = (usize, &'a [Expr]);
+        let mut keys: Vec<(Key<'_>, Vec<Expr>, Vec<(usize, Prepared)>)> = Vec::new();
         for (number, call) in plan.windows.iter().enumerate() {
-            let prepared = Prepared::of(call, plan, relation).map_err(|e| plan.about(number, e))?;
-            let key = call.partition_by.as_slice();
+            let prepared =
+                Prepared::of(call, plan, relation, schema).map_err(|e| plan.about(number, e))?;
+            let key = (call.level, call.partition_by.as_slice());
             let lacks = |known: &[Expr]| -> Vec<Expr> {
                 let mut lacks: Vec<Expr> = Vec::new();
                 for expr in prepared.exprs() {
@@ -110,19 +121,20 @@ impl WindowGroup {
             known.extend(lacks(known));
             calls.push((number, prepared));
         }
+        keys.sort_by_key(|((level, _), ..)| *level);
         keys.into_iter()
-            .map(|(key, columns, calls)| Self::new(plan, relation, key, columns, calls))
+            .map(|(key, columns, calls)| Self::new(plan, relation, schema, key, columns, calls))
             .collect()
     }
 
     fn new(
         plan: &Plan,
         relation: &Relation,
-        key: &[Expr],
+        schema: &SchemaRef,
+        (level, key): (usize, &[Expr]),
         exprs: Vec<Expr>,
         calls: Vec<(usize, Prepared)>,
     ) -> Result<Self, FeatureError> {
-        let schema = &relation.schema;
         let mut columns = vec![None; exprs.len()];
         let mut arguments = Vec::new();
         for expr in &exprs {
@@ -192,8 +204,15 @@ impl WindowGroup {
         .map(|entity| Ok(GroupKey::Entity(entity)))
         .unwrap_or_else(|| GroupKey::own(plan, schema, key))?;
         let spec = WindowSpec::new(columns, frames, aggregates, relation.lateness_us)?;
+        let below = plan.windows_below();
         Ok(WindowGroup {
+            below: windows
+                .iter()
+                .copied()
+                .filter(|n| below.contains(n))
+                .collect(),
             windows,
+            level,
             by: by.join(", ").into(),
             key,
             key_fields,
@@ -314,6 +333,48 @@ impl WindowGroup {
         &self.windows
     }
 
+    /// Level of its windows.
+    pub(crate) fn level(&self) -> usize {
+        self.level
+    }
+
+    /// Whether higher levels read its results, so that every row must get them.
+    pub(crate) fn is_below(&self) -> bool {
+        !self.below.is_empty()
+    }
+
+    /// Hands the results for the rows marked in `of` to those who read them, and leaves those for the rows
+    /// that emit.
+    pub(crate) fn pass_on(
+        &self,
+        output: GroupOutput,
+        of: &[bool],
+        emits: &[bool],
+        rows: &mut Rows<'_>,
+    ) -> Result<GroupOutput, FeatureError> {
+        let places = of.iter().scan(0, |next, there| {
+            let place = there.then_some(*next);
+            *next += u32::from(*there);
+            Some(place)
+        });
+        let places: UInt32Array = places.collect();
+        for (window, column) in self.windows.iter().zip(&output.columns) {
+            if self.below.contains(window) {
+                rows.add(*window, take(column, &places, None)?);
+            }
+        }
+        let kept = places.iter().zip(emits).filter(|(_, emits)| **emits);
+        let kept: UInt32Array = kept.map(|(place, _)| place).collect();
+        Ok(GroupOutput {
+            columns: take_rows(&output.columns, &kept)?,
+            late: kept
+                .values()
+                .iter()
+                .map(|at| output.late[*at as usize])
+                .collect(),
+        })
+    }
+
     pub(crate) fn snapshot(&self, name: &str, snapshot: &mut Snapshot) {
         self.state.snapshot(name, snapshot);
         if let GroupKey::Own { index, .. } = &self.key {
@@ -403,11 +464,16 @@ fn run(
 impl Prepared {
     /// Finds what computes a call; refuses what nothing can, and what counts rows where rows are of
     /// several kinds.
-    fn of(call: &WindowCall, plan: &Plan, relation: &Relation) -> Result<Self, FeatureError> {
-        let schema = &relation.schema;
+    fn of(
+        call: &WindowCall,
+        plan: &Plan,
+        relation: &Relation,
+        schema: &SchemaRef,
+    ) -> Result<Self, FeatureError> {
         let refuse =
             |reason: String, cure: &str| Err(FeatureError::refused(&call.text, reason, cure));
         check_rows(call, plan, relation)?;
+        check_key(call, plan, relation)?;
         let unbounded = matches!(
             call.frame,
             Frame::Range {
@@ -510,7 +576,8 @@ fn check_rows(call: &WindowCall, plan: &Plan, relation: &Relation) -> Result<(),
             "write PARTITION BY ..., stream",
         ));
     }
-    if call.filter.is_some() || matches!(call.kernel, Some(Function::Min | Function::Max)) {
+    let of_extreme = matches!(call.kernel, Some(Function::Min | Function::Max));
+    if call.filter.is_some() || (of_extreme && call.level == 0) {
         return Ok(());
     }
     // Columns that every row has, and those that label rows have or take over from their event.
@@ -523,9 +590,11 @@ fn check_rows(call: &WindowCall, plan: &Plan, relation: &Relation) -> Result<(),
                 .map(|at| relation.schema.field(*at).name().as_str()),
         );
     }
+    // What windows and tables say, they say of every row.
+    let is_own = |name: &str| relation.schema.index_of(name).is_ok() && !shared.contains(&name);
     let own = (call.arguments.iter())
         .flat_map(|argument| argument.column_refs())
-        .any(|c| !shared.contains(&c.name.as_str()));
+        .any(|c| is_own(&c.name));
     match own {
         true => Ok(()),
         false => Err(FeatureError::refused(
@@ -533,6 +602,19 @@ fn check_rows(call: &WindowCall, plan: &Plan, relation: &Relation) -> Result<(),
             "it counts rows as such, those of labels and other streams too",
             "aggregate a column that only this stream has, such as count(amount), or add \
              FILTER (WHERE stream = '...')",
+        )),
+    }
+}
+
+/// Refuses a key that is known too late to judge rows by, where those that come too late are refused.
+fn check_key(call: &WindowCall, plan: &Plan, relation: &Relation) -> Result<(), FeatureError> {
+    let by_window = (call.partition_by.iter()).any(|key| !plan.windows_of(key).is_empty());
+    match by_window && relation.late_rows == LateRows::Refuse {
+        false => Ok(()),
+        true => Err(FeatureError::refused(
+            &call.text,
+            "whether a row comes too late for its key is judged before any window is computed",
+            "partition by the event's own columns, or take late rows: lateness: {beyond: decide}",
         )),
     }
 }

@@ -5,20 +5,29 @@
 //! features must come out with the row, keys must be forgotten, and all of it must fit into a checkpoint.
 
 mod accumulate;
+mod catalog;
 mod clock;
 mod columns;
 mod engine;
 mod error;
 mod groups;
+mod joins;
 mod keys;
 mod labels;
 mod lateness;
+mod layers;
+mod lookup;
+mod places;
 mod plan;
 mod program;
 mod scalar;
 mod view;
 mod windows;
 
+/// What planned and compiled the SQL; user functions are made with it.
+pub use datafusion;
+
+pub use catalog::{Catalog, Function, Table};
 pub use engine::FeatureEngine;
 pub use error::FeatureError;
 pub use labels::LabelCounts;

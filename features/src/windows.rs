@@ -18,7 +18,7 @@ use sanderling_state::window::{Frame, Function, Pair};
 
 use crate::FeatureError;
 use crate::groups::type_of;
-use crate::plan::{Plan, check_functions, window_of};
+use crate::plan::{Plan, check_functions, check_volatility};
 
 const FRAME: &str = "RANGE BETWEEN INTERVAL '30 days' PRECEDING AND CURRENT ROW";
 
@@ -37,6 +37,8 @@ pub(crate) struct WindowCall {
     pub data_type: DataType,
     /// As DataFusion writes it.
     pub text: String,
+    /// 0 where it reads no other window's results; see [`Plan`].
+    pub level: usize,
 }
 
 /// An aggregate function as DataFusion runs it.
@@ -134,16 +136,6 @@ pub(crate) fn lower(expr: &Expr, data_type: DataType) -> Result<Lowered, Feature
     }
     let parts = params.args.iter().chain(&params.partition_by);
     for part in parts.chain(params.filter.as_deref()) {
-        if part
-            .column_refs()
-            .iter()
-            .any(|c| window_of(&c.name).is_some())
-        {
-            return refuse(
-                "a window over the results of a window would need its rows again",
-                "aggregate the event's own columns, and combine windows outside OVER",
-            );
-        }
         check_functions(part)?;
     }
     match &call.fun {
@@ -163,6 +155,7 @@ fn aggregate(
     text: String,
 ) -> Result<Lowered, FeatureError> {
     let refuse = |reason: &str, cure: &str| Err(FeatureError::refused(&text, reason, cure));
+    check_volatility(&text, function.signature().volatility)?;
     if params.null_treatment.is_some() {
         return refuse(
             "aggregates leave NULLs out anyway",
@@ -205,6 +198,7 @@ fn aggregate(
         frame: frame_of(&params.window_frame, &text)?,
         data_type,
         text,
+        level: 0,
     };
     Ok(Lowered {
         calls: vec![call],
@@ -240,6 +234,7 @@ fn by_place(
             frame,
             data_type,
             text: text.clone(),
+            level: 0,
         };
     let value = || params.args.first().cloned().into_iter().collect::<Vec<_>>();
     let nth = |nth: u64, from_end: bool| -> Result<Lowered, FeatureError> {
@@ -350,6 +345,13 @@ pub(crate) struct Kept {
 }
 
 impl WindowCall {
+    /// All that it reads of a row.
+    pub(crate) fn exprs(&self) -> impl Iterator<Item = &Expr> {
+        (self.arguments.iter())
+            .chain(&self.filter)
+            .chain(&self.partition_by)
+    }
+
     /// What a kernel needs of each row: NULL where the filter leaves the row out. A cast to double around
     /// an exact number only names the type of the result, so the number itself is kept and summed exactly.
     pub(crate) fn kernel_columns(

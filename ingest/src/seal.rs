@@ -11,9 +11,11 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use aes_gcm::aead::{Aead, AeadCore, OsRng, Payload};
+use aes_gcm::aead::{Aead, Payload};
 use aes_gcm::{Aes256Gcm, KeyInit, Nonce};
 use hmac::{Hmac, Mac};
+use rand::TryRngCore;
+use rand::rngs::OsRng;
 use sanderling_schemas::{DeadLetter, EventId, Sealing};
 use sha2::Sha256;
 
@@ -99,7 +101,10 @@ impl SealKey {
 
     /// Nonce and ciphertext of `plain`, bound to `id`.
     fn encrypt(&self, id: &str, plain: &[u8]) -> Vec<u8> {
-        let nonce = Aes256Gcm::generate_nonce(&mut OsRng);
+        let mut nonce = [0; NONCE_BYTES];
+        let drawn = OsRng.try_fill_bytes(&mut nonce);
+        drawn.expect("the operating system gives random bytes");
+        let nonce = Nonce::from(nonce);
         let payload = Payload {
             msg: plain,
             aad: id.as_bytes(),

@@ -2,8 +2,9 @@
 //! and against DataFusion's own windows where event time ascends strictly.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, Int64Array, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Float64Type, Schema};
 use proptest::prelude::*;
 use proptest::test_runner::Config;
@@ -16,7 +17,7 @@ use crate::times::{Clock, Keys, Known};
 const DAY_US: i64 = 24 * HOUR_US;
 
 /// What may stand in PARTITION BY, and the key that it means.
-const KEYS: [(&str, fn(&Row) -> Vec<Option<i64>>); 8] = [
+pub const KEYS: [(&str, fn(&Row) -> Vec<Option<i64>>); 8] = [
     ("card_id", |row| vec![row.card.map(i64::from)]),
     ("card_id", |row| vec![row.card.map(i64::from)]),
     ("terminal_id", |row| vec![row.terminal.map(i64::from)]),
@@ -365,19 +366,43 @@ const FILTERS: [&str; 3] = [
 
 /// A feature that was drawn.
 #[derive(Debug, Clone)]
-struct Feature {
+pub struct Feature {
     call: usize,
     arguments: [String; 2],
     filter: Option<&'static str>,
-    key: usize,
+    /// Among [`KEYS`].
+    pub key: usize,
+    /// PARTITION BY, where it is none of those.
+    pub by: Option<&'static str>,
     frame: usize,
 }
 
+/// What features may be made of.
+pub struct Words {
+    /// Numbers: those that add up exactly first, and last those that may be NaN or infinite.
+    pub numbers: &'static [&'static str],
+    pub exact: usize,
+    pub finite: usize,
+    pub filters: &'static [&'static str],
+    /// Two ways to compute a number may differ in its last digit, so that nothing may tell values apart.
+    pub rounded: bool,
+}
+
+/// The columns of the event.
+pub const EVENT: Words = Words {
+    numbers: &NUMBERS,
+    exact: EXACT,
+    finite: FINITE,
+    filters: &FILTERS,
+    rounded: false,
+};
+
 impl Feature {
-    fn of(drawn: [usize; 6], finite: bool) -> Feature {
+    /// A feature of `words`; one that is in `order` can be asked of DataFusion's own windows.
+    pub fn of(drawn: [usize; 6], words: &Words, in_order: bool) -> Feature {
         let [call, x, y, filter, key, frame] = drawn;
         let mut call = call % CALLS.len();
-        if finite && !CALLS[call].windows {
+        if in_order && !CALLS[call].windows {
             call = 0;
         }
         let takes = CALLS[call].takes;
@@ -394,23 +419,46 @@ impl Feature {
         let apart = ["min(", "max("]
             .iter()
             .any(|name| CALLS[call].sql.starts_with(name));
-        let finite = finite || takes == Takes::TwoNumbers || apart;
-        let numbers = if finite { FINITE } else { NUMBERS.len() };
-        let exact = takes == Takes::Exact;
+        let finite = in_order || takes == Takes::TwoNumbers || apart;
+        let told_apart = CALLS[call].sql.contains("DISTINCT") || takes == Takes::TwoNumbers;
+        let exact = takes == Takes::Exact || (words.rounded && told_apart);
+        let numbers = match (exact, finite) {
+            (true, _) => words.exact,
+            (false, true) => words.finite,
+            (false, false) => words.numbers.len(),
+        };
         let x = match takes {
             Takes::Text => TEXTS[x % TEXTS.len()],
-            _ => NUMBERS[x % if exact { EXACT } else { numbers }],
+            _ => words.numbers[x % numbers],
         };
         let by_place = matches!(CALLS[call].kind, Kind::Place(_));
         Feature {
             call,
-            arguments: [x.to_string(), NUMBERS[y % numbers].to_string()],
+            arguments: [x.to_string(), words.numbers[y % numbers].to_string()],
             filter: (!by_place)
-                .then(|| FILTERS.get(filter % 9).copied())
+                .then(|| words.filters.get(filter % 9).copied())
                 .flatten(),
             key: key % KEYS.len(),
+            by: None,
             frame,
         }
+    }
+
+    /// The call of `CALLS` that is written as `sql`, of `x`; `frame` and `key` as drawn.
+    pub fn of_call(sql: &str, x: &str, key: usize, frame: usize) -> Feature {
+        Feature {
+            call: CALLS.iter().position(|call| call.sql == sql).unwrap(),
+            arguments: [x.to_string(), String::new()],
+            filter: None,
+            key: key % KEYS.len(),
+            by: None,
+            frame,
+        }
+    }
+
+    /// What it stands for in PARTITION BY.
+    pub fn by(&self) -> &'static str {
+        self.by.unwrap_or(KEYS[self.key].0)
     }
 
     fn frame(&self) -> Frame {
@@ -427,12 +475,12 @@ impl Feature {
     }
 
     /// The call in a feature query.
-    fn sql(&self) -> String {
+    pub fn sql(&self) -> String {
         let mut sql = self.filled(CALLS[self.call].sql);
         if let Some(filter) = self.filter {
             let _ = write!(sql, " FILTER (WHERE {filter})");
         }
-        let by = match KEYS[self.key].0 {
+        let by = match self.by() {
             "" => String::new(),
             key => format!("PARTITION BY {key} "),
         };
@@ -458,29 +506,25 @@ impl Feature {
     }
 }
 
+/// What each row is of in a PARTITION BY.
+pub type RowKeys = Vec<Vec<Option<i64>>>;
+
 /// Plays the rows through the keys of one PARTITION BY.
-fn known(rows: &[Row], key: fn(&Row) -> Vec<Option<i64>>, longest_us: Option<i64>) -> Vec<Known> {
+fn known(rows: &[Row], of: &RowKeys, longest_us: Option<i64>) -> Vec<Known> {
     let (mut clock, mut keys) = (Clock::default(), Keys::new(longest_us));
-    (rows.iter())
-        .map(|row| {
+    (rows.iter().zip(of))
+        .map(|(row, of)| {
             let credible_us = clock.observe(row.time_us);
-            keys.take(key(row), &clock, credible_us)
+            keys.take(of.clone(), &clock, credible_us)
         })
         .collect()
 }
 
 /// The rows of each row's frame.
-fn frames(
-    rows: &[Row],
-    keys: &[Known],
-    key: fn(&Row) -> Vec<Option<i64>>,
-    frame: Frame,
-) -> Vec<Vec<usize>> {
+fn frames(rows: &[Row], keys: &[Known], of: &RowKeys, frame: Frame) -> Vec<Vec<usize>> {
     (0..rows.len())
         .map(|e| {
-            let seen = |h: &usize| {
-                key(&rows[*h]) == key(&rows[e]) && keys[*h].generation == keys[e].generation
-            };
+            let seen = |h: &usize| of[*h] == of[e] && keys[*h].generation == keys[e].generation;
             let mut order: Vec<usize> = (0..=e).filter(seen).collect();
             order.sort_by_key(|h| (rows[*h].time_us, *h));
             let in_time_us = keys[e].newest_us - LATENESS_US;
@@ -518,30 +562,33 @@ fn frames(
 }
 
 /// All rows with their sequence and time.
-fn table(rows: &[Row]) -> RecordBatch {
+pub fn table(rows: &[Row]) -> RecordBatch {
     let table = batch(&relation(false), rows).rows;
-    let mut fields = table.schema().fields().to_vec();
-    let mut columns = table.columns().to_vec();
-    for (name, of) in [("sequence", None), ("t", Some(()))] {
-        let values = rows
-            .iter()
-            .enumerate()
-            .map(|(at, row)| of.map_or(at as i64, |()| row.time_us));
-        fields.push(std::sync::Arc::new(Field::new(
-            name,
-            DataType::Int64,
-            false,
-        )));
-        columns.push(std::sync::Arc::new(Int64Array::from_iter_values(values)));
-    }
-    RecordBatch::try_new(std::sync::Arc::new(Schema::new(fields)), columns).unwrap()
+    let sequences = Int64Array::from_iter_values(0..rows.len() as i64);
+    let times = Int64Array::from_iter_values(rows.iter().map(|row| row.time_us));
+    let table = with_column(&table, "sequence", Arc::new(sequences));
+    with_column(&table, "t", Arc::new(times))
 }
 
-/// The feature, from the rows of each frame.
-fn expected(rows: &[Row], features: &[Feature], feature: &Feature) -> arrow::array::ArrayRef {
-    let (text, key) = KEYS[feature.key];
-    let group = features.iter().filter(|other| KEYS[other.key].0 == text);
-    let lengths: Option<Vec<i64>> = group
+/// A table with one more column.
+pub fn with_column(table: &RecordBatch, name: &str, column: ArrayRef) -> RecordBatch {
+    let mut fields = table.schema().fields().to_vec();
+    fields.push(Arc::new(Field::new(name, column.data_type().clone(), true)));
+    let mut columns = table.columns().to_vec();
+    columns.push(column);
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
+}
+
+/// The feature, from the rows of each frame; `table` has the columns that it reads, `of` says what rows are
+/// of in the PARTITION BY that it shares with the features in `group`.
+pub fn expected(
+    table: &RecordBatch,
+    rows: &[Row],
+    of: &RowKeys,
+    group: &[&Feature],
+    feature: &Feature,
+) -> ArrayRef {
+    let lengths: Option<Vec<i64>> = (group.iter())
         .map(|other| match other.frame() {
             Frame::Range(from, _) => from.map(|hours| hours * HOUR_US),
             Frame::Rows(..) => None,
@@ -549,21 +596,18 @@ fn expected(rows: &[Row], features: &[Feature], feature: &Feature) -> arrow::arr
         .collect();
     let keys = known(
         rows,
-        key,
+        of,
         lengths.and_then(|lengths| lengths.into_iter().max()),
     );
-    let frames = frames(rows, &keys, key, feature.frame());
+    let frames = frames(rows, &keys, of, feature.frame());
     let (mut e, mut h) = (Vec::new(), Vec::new());
     for (row, frame) in frames.iter().enumerate() {
         e.extend(frame.iter().map(|_| row as i64));
         h.extend(frame.iter().map(|row| *row as i64));
     }
     let pairs = RecordBatch::try_from_iter([
-        (
-            "e",
-            std::sync::Arc::new(Int64Array::from(e)) as arrow::array::ArrayRef,
-        ),
-        ("h", std::sync::Arc::new(Int64Array::from(h))),
+        ("e", Arc::new(Int64Array::from(e)) as ArrayRef),
+        ("h", Arc::new(Int64Array::from(h))),
     ])
     .unwrap();
     let mut value = "a.f".to_string();
@@ -582,13 +626,18 @@ fn expected(rows: &[Row], features: &[Feature], feature: &Feature) -> arrow::arr
          ORDER BY r.sequence",
         feature.oracle()
     );
-    let result = query(&[("r", table(rows)), ("p", pairs)], &sql);
+    let result = query(&[("r", table.clone()), ("p", pairs)], &sql);
     result.column(0).clone()
+}
+
+/// What the rows are of in a PARTITION BY over their own columns.
+pub fn row_keys(rows: &[Row], key: usize) -> RowKeys {
+    rows.iter().map(KEYS[key].1).collect()
 }
 
 /// Exact, but doubles to 1e-12 of their size, and to `slack` for what the other side computes with sums
 /// that cancel.
-fn same(feature: &str, ours: &dyn Array, theirs: &dyn Array, slack: f64) {
+pub fn same(feature: &str, ours: &dyn Array, theirs: &dyn Array, slack: f64) {
     assert_eq!(ours.data_type(), theirs.data_type(), "{feature}");
     assert_eq!(ours.len(), theirs.len(), "{feature}");
     if *ours.data_type() != DataType::Float64 {
@@ -620,7 +669,7 @@ fn select(features: &[Feature]) -> String {
 
 /// Payments only; speeds on a grid, so that sums of their squares are exact for the other side too; some
 /// dates far off.
-fn payments(rows_max: usize, ordered: bool) -> impl Strategy<Value = Vec<Row>> {
+pub fn payments(rows_max: usize, ordered: bool) -> impl Strategy<Value = Vec<Row>> {
     let far = prop::collection::vec(prop::bool::weighted(0.02), rows_max);
     (rows(rows_max, ordered), far).prop_map(move |(mut rows, far)| {
         rows.retain(|row| !row.label);
@@ -634,9 +683,9 @@ fn payments(rows_max: usize, ordered: bool) -> impl Strategy<Value = Vec<Row>> {
     })
 }
 
-fn features(finite: bool) -> impl Strategy<Value = Vec<Feature>> {
-    let drawn =
-        prop::array::uniform6(0usize..1000).prop_map(move |drawn| Feature::of(drawn, finite));
+fn features(in_order: bool) -> impl Strategy<Value = Vec<Feature>> {
+    let drawn = prop::array::uniform6(0usize..1000)
+        .prop_map(move |drawn| Feature::of(drawn, &EVENT, in_order));
     prop::collection::vec(drawn, 1..14)
 }
 
@@ -654,8 +703,11 @@ proptest! {
         let engine = || FeatureEngine::new(relation(false), &sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
         let whole = batch(&relation(false), &rows);
         let ours = joined(fold(&mut engine(), &whole, &[]));
+        let table = table(&rows);
         for (n, feature) in features.iter().enumerate() {
-            let theirs = expected(&rows, &features, feature);
+            let group: Vec<&Feature> = features.iter().filter(|f| f.by() == feature.by()).collect();
+            let of = row_keys(&rows, feature.key);
+            let theirs = expected(&table, &rows, &of, &group, feature);
             same(&feature.sql(), ours.features.column(n + 1), &theirs, 1e-7);
         }
         prop_assert_eq!(format!("{:?}", restarted(&engine, &whole, &ends)), format!("{:?}", ours));

@@ -1,7 +1,11 @@
 //! The feature engine against the self-join that defines it, and against DataFusion's own windows.
 
+mod functions;
 mod grammar;
+mod layered;
 mod oracle;
 mod refusals;
+mod slt;
 mod stream;
+mod tables;
 mod times;

@@ -1,6 +1,9 @@
 //! What cannot run on one event at a time is refused with the place, the reason and a cure.
 
+use std::sync::Arc;
+
 use sanderling_features::{FeatureEngine, FeatureError};
+use sanderling_schemas::{LateRows, Relation};
 
 use crate::stream::relation;
 
@@ -20,6 +23,10 @@ fn refused(sql: &str, word: &str) {
     assert!(matches!(error, FeatureError::Refused { .. }), "{error:?}");
     assert!(error.to_string().contains(word), "{error} lacks `{word}`");
     assert!(error.cure().is_some_and(|cure| !cure.is_empty()));
+    assert!(
+        error.line().is_some() && error.column().is_some(),
+        "no place: {error:?}"
+    );
 }
 
 #[test]
@@ -98,18 +105,6 @@ fn functions_without_a_kernel_or_a_meaning() {
         let sql = over(call).replace("card_id", "card_id, stream");
         assert!(FeatureEngine::new(relation(true), &sql).is_ok(), "{sql}");
     }
-    refused(
-        &format!(
-            "SELECT sum(sum(amount) OVER w) OVER w AS m FROM \
-        (SELECT * FROM events) WINDOW w AS {CARD}"
-        )
-        .replace("sum(sum(amount) OVER w)", "sum(amount)")
-        .replace(
-            "(SELECT * FROM events)",
-            &format!("(SELECT card_id, event_time, sum(amount) OVER {CARD} AS amount FROM events)"),
-        ),
-        "window",
-    );
     refused("SELECT now() AS t FROM events", "clock");
     refused("SELECT random() AS r FROM events", "chance");
     refused(
@@ -125,6 +120,51 @@ fn functions_without_a_kernel_or_a_meaning() {
     assert!(FeatureEngine::new(relation(true), &filtered).is_ok());
     let rows = format!("SELECT count(*) OVER {CARD} AS n FROM events");
     assert!(FeatureEngine::new(relation(false), &rows).is_ok());
+}
+
+#[test]
+fn results_of_windows_are_those_of_label_rows_too() {
+    let layered = |call: &str| {
+        format!(
+            "SELECT {call} OVER {CARD} AS f FROM \
+             (SELECT *, avg(amount) OVER {CARD} AS mean, sum(is_fraud) OVER {CARD} AS frauds FROM events)"
+        )
+    };
+    refused(&layered("avg(mean)"), "counts rows");
+    refused(&layered("max(mean)"), "counts rows");
+    for call in [
+        "avg(amount / nullif(mean, 0))",
+        "avg(mean) FILTER (WHERE stream = 'payments')",
+    ] {
+        assert!(FeatureEngine::new(relation(true), &layered(call)).is_ok());
+    }
+    // Whose history it is, and whether a label told it, is known through all levels.
+    let sql = layered("avg(amount - frauds)").replace(", event_time", "");
+    let sql = sql.replacen("PARTITION BY card_id", "PARTITION BY tx_id", 1);
+    let engine = FeatureEngine::new(relation(true), &sql).unwrap();
+    let field = &engine.schema().fields[0];
+    assert_eq!((field.entity, field.from_label), (Some(0), true));
+}
+
+#[test]
+fn a_key_that_windows_make_cannot_judge_what_comes_too_late() {
+    let sql = format!(
+        "SELECT count(amount) OVER (PARTITION BY n > 2 ORDER BY event_time) AS f \
+         FROM (SELECT *, count(amount) OVER {CARD} AS n FROM events)"
+    );
+    assert!(FeatureEngine::new(relation(true), &sql).is_ok());
+    let strict = Relation {
+        late_rows: LateRows::Refuse,
+        ..(*relation(true)).clone()
+    };
+    let Err(error) = FeatureEngine::new(Arc::new(strict), &sql) else {
+        panic!("accepted: {sql}")
+    };
+    assert!(
+        error.to_string().contains("too late for its key"),
+        "{error}"
+    );
+    assert_eq!((error.line(), error.column()), (Some(1), Some(8)));
 }
 
 #[test]
@@ -145,6 +185,37 @@ fn errors_tell_the_place() {
         (Some(2), Some(3)),
         "{window:?}"
     );
+    let places = [
+        ("SELECT amount FROM events\nWHERE amount > 1", (2, 7)),
+        ("SELECT amount FROM events\nORDER BY amount", (2, 10)),
+        ("SELECT amount FROM events\nLIMIT 3", (2, 7)),
+        (
+            "SELECT a.amount FROM events a\n  JOIN events b ON a.tx_id = b.tx_id",
+            (2, 8),
+        ),
+        (
+            "SELECT amount\nFROM (SELECT * FROM events\n  WHERE amount > 1) AS some",
+            (3, 9),
+        ),
+        (
+            "WITH c AS (\n  SELECT DISTINCT card_id FROM events)\nSELECT card_id FROM c",
+            (2, 3),
+        ),
+        (
+            "WITH c AS (\n  SELECT *, now() AS at FROM events)\nSELECT at FROM c",
+            (3, 8),
+        ),
+        (
+            "WITH c AS (SELECT *,\n  1 + lead(amount) OVER w AS next FROM events\n  \
+          WINDOW w AS (PARTITION BY card_id ORDER BY event_time))\nSELECT next FROM c",
+            (2, 7),
+        ),
+    ];
+    for (sql, place) in places {
+        let error = error(sql);
+        let found = (error.line().unwrap_or(0), error.column().unwrap_or(0));
+        assert_eq!(found, place, "{sql}: {error:?}");
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use sanderling_features::Function;
 use sanderling_ingest::Input;
 use sanderling_schemas::{EventId, EventTime, RejectReason};
 use serde::Serialize;
@@ -96,8 +97,9 @@ struct PipelineArgs {
 }
 
 impl PipelineArgs {
-    fn open(&self) -> Result<PipelineFolder, Failure> {
-        PipelineFolder::open(&self.pipeline, &self.sets, self.model.as_deref()).map_err(|faults| {
+    fn open(&self, functions: &[Function]) -> Result<PipelineFolder, Failure> {
+        let model = self.model.as_deref();
+        PipelineFolder::open_with(&self.pipeline, &self.sets, model, functions).map_err(|faults| {
             faults
                 .into_iter()
                 .next()
@@ -530,8 +532,25 @@ struct SimulateArgs {
     brokers: String,
 }
 
-/// Runs the command that `args` ask for.
+/// Runs the command that the program's arguments ask for.
 pub fn main() -> ExitCode {
+    main_with(&[])
+}
+
+/// The same where every `features.sql` may call `functions` too: the `main` of a service with functions of
+/// its own.
+///
+/// ```no_run
+/// use std::process::ExitCode;
+///
+/// use sanderling_features::Function;
+/// use sanderling_features::datafusion::logical_expr::ScalarUDF;
+///
+/// fn main_of(country_of_bin: ScalarUDF) -> ExitCode {
+///     sanderling_service::cli::main_with(&[Function::Scalar(country_of_bin.into())])
+/// }
+/// ```
+pub fn main_with(functions: &[Function]) -> ExitCode {
     one_tensor_thread();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -549,7 +568,10 @@ pub fn main() -> ExitCode {
         }
     };
     let begun = log::init(cli.log_format, cli.command.log_level());
-    match begun.map_err(|e| vec![e]).and_then(|()| answer(&cli)) {
+    match begun
+        .map_err(|e| vec![e])
+        .and_then(|()| answer(&cli, functions))
+    {
         Ok(()) => ExitCode::SUCCESS,
         Err(failures) => {
             let code = failures.iter().map(Failure::exit_code).max().unwrap_or(1);
@@ -571,7 +593,7 @@ fn one_tensor_thread() {
     }
 }
 
-fn answer(cli: &Cli) -> Result<(), Vec<Failure>> {
+fn answer(cli: &Cli, functions: &[Function]) -> Result<(), Vec<Failure>> {
     let one = |failure: Failure| vec![failure];
     match &cli.command {
         Command::Demo(args) => {
@@ -581,12 +603,13 @@ fn answer(cli: &Cli) -> Result<(), Vec<Failure>> {
                 rate: args.rate,
                 seed: args.seed,
                 quiet: cli.json,
+                functions: functions.to_vec(),
             };
             let shown = demo::demo(&options).map_err(one)?;
             show(cli.json, &shown, || shown.to_string()).map_err(one)
         }
         Command::Run(args) => {
-            let folder = args.pipeline.open().map_err(one)?;
+            let folder = args.pipeline.open(functions).map_err(one)?;
             folder.check_run()?;
             let history = args.history.as_deref().unwrap_or_default();
             let options = run::RunOptions {
@@ -598,7 +621,7 @@ fn answer(cli: &Cli) -> Result<(), Vec<Failure>> {
             show(cli.json, &summary, || summary.to_string()).map_err(one)
         }
         Command::Replay(args) => (|| {
-            let folder = args.pipeline.open()?;
+            let folder = args.pipeline.open(functions)?;
             let summary = replay::replay(
                 &folder,
                 &replay::ReplayOptions {
@@ -632,13 +655,13 @@ fn answer(cli: &Cli) -> Result<(), Vec<Failure>> {
         })()
         .map_err(one),
         Command::Features(args) => (|| {
-            let folder = args.pipeline.open()?;
+            let folder = args.pipeline.open(functions)?;
             let written = features::write(&folder, &args.input.files(&folder)?, &args.out)?;
             show(cli.json, &written, || written.to_string())
         })()
         .map_err(one),
         Command::Train(args) => (|| {
-            let folder = args.pipeline.open()?;
+            let folder = args.pipeline.open(functions)?;
             let trained = train::train(
                 &folder,
                 &train::TrainOptions {
@@ -656,7 +679,7 @@ fn answer(cli: &Cli) -> Result<(), Vec<Failure>> {
         })()
         .map_err(one),
         Command::Evaluate(args) => (|| {
-            let folder = args.pipeline.open()?;
+            let folder = args.pipeline.open(functions)?;
             let report = evaluate::evaluate(
                 &folder,
                 &evaluate::EvaluateOptions {
@@ -681,6 +704,7 @@ fn answer(cli: &Cli) -> Result<(), Vec<Failure>> {
                 &args.pipeline.pipeline,
                 &args.pipeline.sets,
                 args.pipeline.model.as_deref(),
+                functions,
             )?;
             show(cli.json, &valid, || valid.to_string()).map_err(one)
         }
@@ -699,7 +723,7 @@ fn answer(cli: &Cli) -> Result<(), Vec<Failure>> {
             show(cli.json, &simulated, || simulated.to_string()).map_err(one)
         }
         Command::State(StateCommand::Query(args)) => (|| {
-            let folder = args.pipeline.open()?;
+            let folder = args.pipeline.open(functions)?;
             let of = match (&args.checkpoint, args.live || args.at.is_some()) {
                 (Some(place), _) => StateOf::Checkpoint(place.clone()),
                 (None, true) => StateOf::Live(args.at.clone()),
@@ -715,20 +739,20 @@ fn answer(cli: &Cli) -> Result<(), Vec<Failure>> {
         })()
         .map_err(one),
         Command::Dlq(command) => dead_letters(command, cli.json).map_err(one),
-        Command::Model(command) => models(command, cli.json).map_err(one),
+        Command::Model(command) => models(command, functions, cli.json).map_err(one),
     }
 }
 
 fn dead_letters(command: &DlqCommand, json: bool) -> Result<(), Failure> {
     match command {
         DlqCommand::List(args) => {
-            let folder = args.pipeline.open()?;
+            let folder = args.pipeline.open(&[])?;
             let selection = args.selection.selection(&[]);
             let listing = dlq::list(&folder, &letters(&args.input), &selection, args.limit)?;
             show(json, &listing, || listing.to_string())
         }
         DlqCommand::Show(args) => {
-            let folder = args.pipeline.open()?;
+            let folder = args.pipeline.open(&[])?;
             let shown = dlq::show(&folder, &letters(&args.input), &args.event)?;
             show(json, &shown, || shown.to_string())
         }
@@ -738,7 +762,7 @@ fn dead_letters(command: &DlqCommand, json: bool) -> Result<(), Failure> {
                 return Err(Failure::usage("requeue: nothing says which letters")
                     .cure("name their ids, or --reason, --topic, --from, --to; or --all"));
             }
-            let folder = args.pipeline.open()?;
+            let folder = args.pipeline.open(&[])?;
             let requeued = dlq::requeue(
                 &folder,
                 &dlq::RequeueOptions {
@@ -752,32 +776,32 @@ fn dead_letters(command: &DlqCommand, json: bool) -> Result<(), Failure> {
     }
 }
 
-fn models(command: &ModelCommand, json: bool) -> Result<(), Failure> {
+fn models(command: &ModelCommand, functions: &[Function], json: bool) -> Result<(), Failure> {
     match command {
         ModelCommand::List(args) => {
-            let folder = args.open()?;
+            let folder = args.open(functions)?;
             let listing = Models::new(&folder).list()?;
             show(json, &listing, || listing.to_string())
         }
         ModelCommand::Show(args) => {
-            let folder = args.pipeline.open()?;
+            let folder = args.pipeline.open(functions)?;
             let manifest = Models::new(&folder).show(args.name.as_deref())?;
             let text = serde_json::to_string_pretty(&manifest)
                 .map_err(|e| Failure::new("output", e.to_string()))?;
             show(json, &manifest, || text)
         }
         ModelCommand::Verify(args) => {
-            let folder = args.pipeline.open()?;
+            let folder = args.pipeline.open(functions)?;
             let verified = Models::new(&folder).verify(args.name.as_deref())?;
             show(json, &verified, || verified.to_string())
         }
         ModelCommand::Promote(args) => {
-            let folder = args.pipeline.open()?;
+            let folder = args.pipeline.open(functions)?;
             let promotion = Models::new(&folder).promote(&args.name, args.untried)?;
             show(json, &promotion, || promotion.to_string())
         }
         ModelCommand::Rollback(args) => {
-            let folder = args.open()?;
+            let folder = args.open(functions)?;
             let promotion = Models::new(&folder).rollback()?;
             show(json, &promotion, || promotion.to_string())
         }

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use sanderling_features::Function;
 use sanderling_ingest::{EventSource, FileSource, KafkaSource, SourceEvent};
 use sanderling_schemas::Sequence;
 use serde::Serialize;
@@ -50,6 +51,8 @@ pub struct DemoOptions {
     pub seed: u64,
     /// Show nothing but the summary.
     pub quiet: bool,
+    /// Functions that the pipeline's features may call.
+    pub functions: Vec<Function>,
 }
 
 /// What was shown.
@@ -118,7 +121,7 @@ impl Drop for StopsWith<'_> {
 
 /// Runs the demo.
 pub fn demo(options: &DemoOptions) -> Result<Demo, Failure> {
-    let mut folder = PipelineFolder::open(&options.pipeline, &[], None)
+    let mut folder = PipelineFolder::open_with(&options.pipeline, &[], None, &options.functions)
         .map_err(|mut faults| faults.remove(0))?;
     let topics = Topics::of(&folder)?;
     let broker = EmbeddedBroker::start(topics.all())?;

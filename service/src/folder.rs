@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::Field;
 use sanderling_decide::{Policy, PolicyError};
-use sanderling_features::FeatureEngine;
+use sanderling_features::{Catalog, FeatureEngine, FeatureError, Function};
 use sanderling_ingest::{KafkaOptions, LabelFileSpec, OffsetReset, RegistryOptions, StreamSpec};
 use sanderling_schemas::{FeatureSchema, Relation};
 use sanderling_scoring::{Scorer, ScoringError, ServedModel};
@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::failure::{Failure, io_failure};
 use crate::resolve::{check_run, resolve};
 use crate::settings::{Framing, Settings};
+use crate::tables::TableSpec;
 
 /// A folder whose `pipeline.yaml` makes sense.
 #[derive(Debug)]
@@ -35,6 +36,10 @@ pub struct PipelineFolder {
     pub registry: Option<RegistryOptions>,
     /// Text of `features.sql`.
     pub sql: String,
+    /// The tables and the functions that it may name.
+    pub catalog: Catalog,
+    /// Where the tables are read from.
+    pub tables: Vec<TableSpec>,
     /// Hash of what in the settings can change a decision.
     pub version: Arc<str>,
     /// Text of `pipeline.yaml`, for the places of faults.
@@ -48,6 +53,19 @@ impl PipelineFolder {
     /// # Errors
     /// Every fault found, in the order of the file.
     pub fn open(path: &Path, sets: &[String], model: Option<&Path>) -> Result<Self, Vec<Failure>> {
+        Self::open_with(path, sets, model, &[])
+    }
+
+    /// The same for a folder whose `features.sql` may call `functions`.
+    ///
+    /// # Errors
+    /// As [`PipelineFolder::open`].
+    pub fn open_with(
+        path: &Path,
+        sets: &[String],
+        model: Option<&Path>,
+        functions: &[Function],
+    ) -> Result<Self, Vec<Failure>> {
         if !path.is_dir() {
             return Err(vec![
                 Failure::usage(format!("{} is not a pipeline's folder", path.display()))
@@ -60,6 +78,13 @@ impl PipelineFolder {
         let sql_file = path.join("features.sql");
         let sql = std::fs::read_to_string(&sql_file)
             .map_err(|e| vec![io_failure(&sql_file, "read the features", &e)])?;
+        let (tables, faults): (Vec<_>, Vec<_>) = (resolved.tables.iter())
+            .map(|table| table.read().map(Arc::new))
+            .partition(Result::is_ok);
+        let faults: Vec<Failure> = faults.into_iter().filter_map(Result::err).collect();
+        if !faults.is_empty() {
+            return Err(faults);
+        }
         let name = path
             .canonicalize()
             .ok()
@@ -75,6 +100,11 @@ impl PipelineFolder {
             label_file: resolved.label_file,
             registry: resolved.registry,
             sql,
+            catalog: Catalog {
+                tables: tables.into_iter().flatten().collect(),
+                functions: functions.to_vec(),
+            },
+            tables: resolved.tables,
             text,
             model: model.map(Path::to_path_buf),
         })
@@ -90,13 +120,26 @@ impl PipelineFolder {
 
     /// The engine for its features, with empty state.
     pub fn features(&self) -> Result<FeatureEngine, Failure> {
-        FeatureEngine::new(self.relation.clone(), &self.sql).map_err(|e| self.feature_failure(&e))
+        self.features_over(self.relation.clone())
+    }
+
+    /// The engine over a relation that has more columns than its own.
+    pub fn features_over(&self, relation: Arc<Relation>) -> Result<FeatureEngine, Failure> {
+        FeatureEngine::with_catalog(relation, &self.sql, &self.catalog)
+            .map_err(|e| self.feature_failure(&e))
     }
 
     /// A fault of `features.sql`, with its place and cure.
-    pub fn feature_failure(&self, e: &sanderling_features::FeatureError) -> Failure {
+    pub fn feature_failure(&self, e: &FeatureError) -> Failure {
+        let file = match e {
+            FeatureError::Table { table, .. } => {
+                let spec = self.tables.iter().find(|spec| spec.name == *table);
+                spec.map(|spec| spec.path.clone())
+            }
+            _ => None,
+        };
         let failure = Failure::new("features", e.to_string())
-            .in_file(&self.path.join("features.sql"))
+            .in_file(&file.unwrap_or_else(|| self.path.join("features.sql")))
             .at(
                 e.line().map(|line| line as usize),
                 e.column().map(|column| column as usize),
@@ -227,6 +270,12 @@ fn version_of(settings: &Settings, hash_fingerprint: Option<&str>) -> Arc<str> {
         "entities": settings.entities.0.iter().map(|(name, e)| (name, &e.key)).collect::<Vec<_>>(),
         "lateness": settings.lateness,
     });
+    if !settings.tables.0.is_empty() {
+        // What they say has its own versions, in the order records.
+        let declared = settings.tables.0.iter();
+        let declared = declared.map(|(name, table)| (name, &table.key, &table.columns));
+        decisive["tables"] = serde_json::json!(declared.collect::<Vec<_>>());
+    }
     if let Some(fingerprint) = hash_fingerprint {
         decisive["hash_key"] = fingerprint.into();
     }

@@ -30,6 +30,7 @@ pub mod run;
 pub mod settings;
 pub mod simulate;
 pub mod state_query;
+pub mod tables;
 pub mod tally;
 pub mod telemetry;
 pub mod train;

@@ -27,6 +27,7 @@ use crate::failure::Failure;
 use crate::pipeline::{Drill, Judge, Pipeline, PipelineError, source_ids};
 use crate::roster::{ModelSnapshots, Rated, Roster};
 use crate::run::Permit;
+use crate::tables::Tables;
 
 /// Batches that may wait between two stages.
 const CHANNEL_BATCHES_MAX: usize = 4;
@@ -65,6 +66,8 @@ pub enum Input {
     Rejected(Vec<DeadLetter>),
     /// Where the source stands, when that is not told by a batch.
     Mark(Offsets),
+    /// From here on a lane's events find what these tables say.
+    Tables(Lane, Tables),
     /// A cut through the line is wanted here.
     Barrier(Barrier),
     /// A look at a lane's state is wanted here.
@@ -203,6 +206,7 @@ enum Flow<R, T> {
     Batch(Box<Carried<T>>),
     Rejected(Vec<DeadLetter>),
     Mark(Offsets),
+    Tables(Lane, Tables),
     Barrier(Barrier),
     Look(Look),
 }
@@ -272,6 +276,7 @@ where
                 to_score,
                 split_pipeline,
                 featurise,
+                |features, tables| Ok(features.set_tables(tables)?),
                 |features, cut| match cut {
                     Cut::Checkpoint(barrier) => barrier.windows = Some(features.snapshot()),
                     Cut::Look(look) => look.windows = Some((features.view(), features.accepted())),
@@ -284,6 +289,7 @@ where
                 to_judge,
                 |rest| rest,
                 score,
+                |_, _| Ok(()),
                 |(models, _), cut| match cut {
                     Cut::Checkpoint(barrier) => {
                         barrier.champion = Some(models.champion().into());
@@ -294,7 +300,14 @@ where
             )
         });
         let judging = named(scope, "explain", move || {
-            stage(scored, to_drain, |judge| (judge, ()), judge, |_, _| ())
+            stage(
+                scored,
+                to_drain,
+                |judge| (judge, ()),
+                judge,
+                Judge::set_tables,
+                |_, _| (),
+            )
         });
         let outcomes = Outcomes(outcomes);
         let drained = drain(&outcomes);
@@ -361,6 +374,7 @@ impl Feeder {
             })),
             Input::Rejected(letters) => Flow::Rejected(letters),
             Input::Mark(offsets) => Flow::Mark(offsets),
+            Input::Tables(lane, tables) => Flow::Tables(lane, tables),
             Input::Barrier(barrier) => Flow::Barrier(barrier),
             Input::Look(look) => Flow::Look(look),
         };
@@ -412,7 +426,7 @@ fn outcome(flow: Flow<(), Box<Decided>>) -> Option<Outcome> {
             let _ = look.told.clone().send(look);
             None
         }
-        Flow::Open(..) | Flow::Close(_) => None,
+        Flow::Open(..) | Flow::Close(_) | Flow::Tables(..) => None,
     }
 }
 
@@ -423,6 +437,7 @@ fn stage<S, P, R, I, O>(
     output: Sender<Flow<R, O>>,
     split: impl Fn(P) -> (S, R),
     work: impl Fn(Carried<I>, &mut S) -> Result<Carried<O>, PipelineError>,
+    renew: impl Fn(&mut S, &Tables) -> Result<(), PipelineError>,
     cut: impl Fn(&S, Cut<'_>),
 ) -> Result<(), PipelineError> {
     let mut lanes: BTreeMap<Lane, S> = BTreeMap::new();
@@ -445,6 +460,12 @@ fn stage<S, P, R, I, O>(
             }
             Flow::Rejected(letters) => Flow::Rejected(letters),
             Flow::Mark(offsets) => Flow::Mark(offsets),
+            Flow::Tables(lane, tables) => {
+                if let Some(state) = lanes.get_mut(&lane) {
+                    renew(state, &tables)?;
+                }
+                Flow::Tables(lane, tables)
+            }
             Flow::Barrier(mut barrier) => {
                 if let Some(state) = lanes.get(&barrier.lane) {
                     cut(state, Cut::Checkpoint(&mut barrier));

@@ -23,6 +23,7 @@ use crate::failure::Failure;
 use crate::folder::PipelineFolder;
 use crate::roster::{Rated, Roster};
 use crate::settings::DrillSettings;
+use crate::tables::{Tables, versions};
 
 /// Seed of sampled attributions, of which a pipeline of six groups or fewer has none.
 const SAMPLING_SEED: u64 = 0;
@@ -126,6 +127,8 @@ pub struct Judge {
     seats: BTreeMap<Arc<str>, Seat>,
     /// An engine without state, for the features of an event whose entities were never seen.
     unseen: FeatureEngine,
+    /// Versions of the reference tables.
+    tables: BTreeMap<String, String>,
     decide_from_us: i64,
     labels_are_made: bool,
     streams: Vec<StreamSpec>,
@@ -149,7 +152,7 @@ impl Judge {
             policy
                 .validate(model.output(), &groups)
                 .map_err(|e| folder.policy_failure(&e))?;
-            let versions = Versions {
+            let decided_by = Versions {
                 engine: env!("CARGO_PKG_VERSION").into(),
                 numerics: sanderling_scoring::numerics().into(),
                 pipeline: folder.version.clone(),
@@ -167,7 +170,7 @@ impl Judge {
             let seat = Seat {
                 model: model.clone(),
                 explainer,
-                versions: Arc::new(versions),
+                versions: Arc::new(decided_by),
             };
             seats.insert(model.hash().into(), seat);
         }
@@ -177,6 +180,7 @@ impl Judge {
             model: models[0].clone(),
             seats,
             unseen,
+            tables: versions(&folder.catalog.tables),
             decide_from_us: i64::MIN,
             labels_are_made: false,
             streams: folder.streams.clone(),
@@ -187,6 +191,12 @@ impl Judge {
     pub fn decide_from(mut self, time: EventTime) -> Self {
         self.decide_from_us = time.0;
         self
+    }
+
+    /// Takes other versions of the reference tables.
+    pub fn set_tables(&mut self, tables: &Tables) -> Result<(), PipelineError> {
+        self.tables = versions(tables);
+        Ok(self.unseen.set_tables(tables)?)
     }
 
     /// What decides, unless another model is appointed.
@@ -231,7 +241,7 @@ impl Judge {
                 features: versions.features.clone(),
                 model: versions.model.clone(),
                 policy: versions.policy.clone(),
-                tables: BTreeMap::new(),
+                tables: self.tables.clone(),
             },
             runs: OrderRecord::runs_of(recorded.map(|(id, _)| id)),
         }

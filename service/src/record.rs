@@ -7,7 +7,6 @@ use std::time::Duration;
 use arrow::array::{Array, ArrayRef, AsArray, UInt32Array};
 use arrow::compute::{concat, take};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
-use sanderling_features::FeatureEngine;
 use sanderling_ingest::{
     ColumnSpec, EventSource, FileOptions, FileSource, Input, LabelFileSpec, SourceEvent,
 };
@@ -71,8 +70,7 @@ pub fn record(
     };
     let mut source =
         FileSource::open(relation.clone(), &streams, inputs, options).map_err(input_failure)?;
-    let mut engine = FeatureEngine::new(relation.clone(), &folder.sql)
-        .map_err(|e| folder.feature_failure(&e))?;
+    let mut engine = folder.features_over(relation.clone())?;
     let mut recording = Recording::new(engine.schema(), &relation);
     let progress = Progress::rows("fold", source.rows_total());
     let mut ids: Vec<ArrayRef> = Vec::new();

@@ -8,6 +8,7 @@ mod ordered;
 mod source;
 mod topics;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,6 +31,7 @@ use crate::out_folder::OutFolder;
 use crate::pipeline::Pipeline;
 use crate::progress::Progress;
 use crate::resolve::parse_duration_us;
+use crate::tables::{TableShelf, Tables, versions};
 use crate::tally::{Summary, Tally};
 
 pub use self::source::{ReplayInput, ReplayOrder};
@@ -127,7 +129,7 @@ pub fn replay(folder: &PipelineFolder, options: &ReplayOptions) -> Result<Summar
             for (lane, pipeline) in lanes.into_iter().zip(pipelines) {
                 feeder.send(Input::Open(Lane(lane), Box::new(pipeline)));
             }
-            feed(&mut source, feeder, options.batch_rows, interval)?;
+            feed(folder, &mut source, feeder, options.batch_rows, interval)?;
             if one && options.keep_state {
                 feeder.send(Input::Barrier(cut(&source)?));
             }
@@ -177,14 +179,31 @@ pub fn replay(folder: &PipelineFolder, options: &ReplayOptions) -> Result<Summar
 
 /// Reads the source to its end, with a barrier whenever `interval` has passed, if one is given.
 fn feed(
+    folder: &PipelineFolder,
     source: &mut Source,
     feeder: &Feeder,
     batch_rows: usize,
     interval: Option<Duration>,
 ) -> Result<(), Failure> {
     let mut last_cut = Instant::now();
+    let shelf = TableShelf::of(folder);
+    let mut tables: BTreeMap<Option<i32>, Tables> = BTreeMap::new();
     loop {
-        let input = match source.next(batch_rows)? {
+        let step = source.next(batch_rows)?;
+        if let Step::Batch(rows) = &step
+            && let Some(wanted) = &rows.tables
+        {
+            let known = tables.get(&rows.lane);
+            let known = known.map_or(&folder.catalog.tables[..], |tables| tables);
+            let found = shelf.find(known, wanted)?;
+            if versions(&found) != versions(known) {
+                tables.insert(rows.lane, found.clone());
+                if !feeder.send(Input::Tables(Lane(rows.lane), found)) {
+                    return Ok(());
+                }
+            }
+        }
+        let input = match step {
             Step::Batch(rows) => Input::Batch(Work {
                 lane: Lane(rows.lane),
                 rung: Some(rows.rung),

@@ -18,6 +18,7 @@ use sanderling_schemas::{Entity, LabelColumns, LateRows, Relation, Stream};
 
 use crate::failure::Failure;
 use crate::settings::{self, Beyond, EntityState, Settings};
+use crate::tables::TableSpec;
 
 pub use serving::check_run;
 
@@ -31,6 +32,8 @@ pub struct Resolved {
     pub label_file: Option<LabelFileSpec>,
     /// The schema registry, where one is named.
     pub registry: Option<RegistryOptions>,
+    /// Reference tables, not read yet.
+    pub tables: Vec<TableSpec>,
     /// Tells one key of hashed columns from another; `None` where none is hashed.
     pub hash_fingerprint: Option<String>,
 }
@@ -152,6 +155,7 @@ impl Resolver<'_> {
         self.partitioned_entities(settings);
         self.hashed_columns(settings);
         self.serving(settings);
+        let tables = self.tables(settings);
         if !self.faults.is_empty() {
             return Err(self.faults);
         }
@@ -181,7 +185,40 @@ impl Resolver<'_> {
             streams: specs,
             label_file,
             registry,
+            tables,
         })
+    }
+
+    /// Where reference tables are read from, and as what.
+    fn tables(&mut self, settings: &Settings) -> Vec<TableSpec> {
+        let mut specs = Vec::new();
+        for (name, table) in &settings.tables.0 {
+            if name == "events" || *name != name.to_lowercase() {
+                self.fault(
+                    &["tables", name],
+                    format!("a table cannot be called `{name}`"),
+                    "choose another name, in small letters: `events` are the streams' rows",
+                );
+            }
+            let mut columns = Vec::new();
+            for (column, declared) in &table.columns.0 {
+                match parse_type(&declared.data_type) {
+                    Some(data_type) => columns.push((column.clone(), data_type)),
+                    None => self.fault(
+                        &["tables", name, "columns", column, "type"],
+                        format!("`{}` is not a type", declared.data_type),
+                        "write string, bigint, int, double, boolean, decimal(p,s) or timestamp",
+                    ),
+                }
+            }
+            specs.push(TableSpec {
+                name: name.clone(),
+                path: self.beside(&table.path),
+                key: table.key.clone(),
+                columns,
+            });
+        }
+        specs
     }
 
     fn stream(

@@ -37,6 +37,7 @@ use crate::pipeline::{Drill, Pipeline};
 use crate::replay::input_failure;
 use crate::resolve::parse_duration_us;
 use crate::settings::{Delivery, EntityState};
+use crate::tables::LiveTables;
 use crate::tally::{Summary, Tally};
 use crate::telemetry::Metrics;
 use feed::{Feed, before_revoke};
@@ -78,6 +79,7 @@ struct Service<'a> {
     health: Arc<HealthState>,
     state: PathBuf,
     checkpoint_every: Duration,
+    tables: LiveTables,
     /// A checkpoint is being taken.
     writing: AtomicBool,
     drill: Drill,
@@ -133,6 +135,7 @@ pub fn run(folder: &PipelineFolder, options: &RunOptions) -> Result<Summary, Fai
         checkpoint_every: Duration::from_micros(
             parse_duration_us(&settings.state.interval).unwrap_or(30_000_000) as u64,
         ),
+        tables: LiveTables::of(folder)?,
         writing: AtomicBool::new(false),
         drill: Drill::of(&settings.drill),
         stop,

@@ -84,6 +84,9 @@ pub struct Settings {
     /// Things with a memory; the first is the one an event belongs to.
     #[serde(default)]
     pub entities: Ordered<EntitySettings>,
+    /// Reference tables, by the names under which features join them.
+    #[serde(default)]
+    pub tables: Ordered<TableSettings>,
     /// Time from the broker's append to the decision, milliseconds.
     #[serde(default = "defaults::deadline_ms")]
     pub deadline_ms: u64,
@@ -257,6 +260,29 @@ pub struct ColumnSettings {
 pub enum Hash {
     /// HMAC-SHA256 in hexadecimal digits, the first 32 of them.
     Hmac,
+}
+
+/// One of `tables:`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TableSettings {
+    /// A .parquet or a .csv file with a header, from the pipeline's folder.
+    pub path: PathBuf,
+    /// Column that it is joined on: no two rows have the same.
+    pub key: String,
+    /// Types of columns, where they are not to be those of the file. A CSV file's are guessed from its
+    /// values, but for the key, which is text.
+    #[serde(default)]
+    pub columns: Ordered<TableColumnSettings>,
+}
+
+/// One of a table's `columns:`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TableColumnSettings {
+    /// As a stream's column.
+    #[serde(rename = "type")]
+    pub data_type: String,
 }
 
 /// Encoding of a topic's records.

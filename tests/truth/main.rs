@@ -25,4 +25,5 @@ mod sanderling;
 mod scenario;
 mod setup;
 mod state_query;
+mod tables;
 mod telemetry;

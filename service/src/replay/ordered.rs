@@ -54,6 +54,8 @@ struct Piece {
     backlog: bool,
     /// Where the record says that it begins; of its first piece.
     sequence: Option<u64>,
+    /// Versions of the tables that it was made with.
+    tables: Arc<BTreeMap<String, String>>,
     runs: Vec<Run>,
 }
 
@@ -194,6 +196,7 @@ impl OrderedSource {
                     rung: piece.rung,
                     champion: Some(piece.champion.clone()),
                     backlog: piece.backlog,
+                    tables: Some(piece.tables.clone()),
                 });
             }
             self.lanes.insert(piece.lane, next);
@@ -272,6 +275,7 @@ pub fn of_order(failure: Failure, log: &OrderFile) -> Failure {
 /// A record's runs in pieces of at most `rows_max` rows.
 fn pieces(record: OrderRecord, rows_max: usize) -> VecDeque<Piece> {
     let mut pieces = VecDeque::new();
+    let tables = Arc::new(record.versions.tables);
     let mut piece = |runs, first: bool| {
         pieces.push_back(Piece {
             lane: record.lane,
@@ -279,6 +283,7 @@ fn pieces(record: OrderRecord, rows_max: usize) -> VecDeque<Piece> {
             champion: record.versions.model.clone(),
             backlog: record.backlog,
             sequence: first.then_some(record.sequence.0),
+            tables: tables.clone(),
             runs,
         });
     };

@@ -1,6 +1,6 @@
 //! Where a replay's rows come from: files or topics, in their own order or in a recorded one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +56,8 @@ pub struct Rows {
     pub champion: Option<Arc<str>>,
     /// They were past their deadline when they arrived.
     pub backlog: bool,
+    /// Versions of the tables that a record names for them.
+    pub tables: Option<Arc<BTreeMap<String, String>>>,
 }
 
 /// The input of a replay.
@@ -162,6 +164,7 @@ impl Source {
                     rung: Rung::Full,
                     champion: None,
                     backlog: false,
+                    tables: None,
                 }),
                 SourceEvent::Rejected(letters) => Step::Rejected(letters),
                 SourceEvent::End => Step::End,

@@ -73,6 +73,7 @@ impl TopicsSource {
                             rung: Rung::Full,
                             champion: None,
                             backlog: false,
+                            tables: None,
                         });
                     }
                     self.ready.reverse();

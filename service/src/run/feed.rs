@@ -19,7 +19,7 @@ use crate::replay::input_failure;
 
 /// How long to wait for a record, or for a place on the line.
 const POLL: Duration = Duration::from_millis(50);
-/// Time between two looks at the lag.
+/// Time between two looks at the lag, and at the files of tables.
 const LAG_EVERY: Duration = Duration::from_secs(1);
 /// Longest wait for a checkpoint of what is being given up.
 const GIVE_UP_WITHIN: Duration = Duration::from_secs(60);
@@ -98,6 +98,9 @@ impl<'a> Feed<'a> {
             self.lag_at = Instant::now();
             self.service.metrics.lag(&self.source.lag());
             self.champion.look();
+            if !self.renew_tables() {
+                return Ok(false);
+            }
             if let Some(since) = self.incomplete_since
                 && since.elapsed() > WHOLE_WITHIN
             {
@@ -109,6 +112,15 @@ impl<'a> Feed<'a> {
             return Ok(self.checkpoint());
         }
         Ok(on_line)
+    }
+
+    /// Tells every lane of tables whose files have changed; `false` once the line has ended.
+    fn renew_tables(&self) -> bool {
+        let Some(tables) = self.service.tables.look() else {
+            return true;
+        };
+        (self.service.lanes.all().into_iter())
+            .all(|lane| self.feeder.send(Input::Tables(lane, tables.clone())))
     }
 
     /// Puts a batch on the line, split where its rows stop being a backlog.

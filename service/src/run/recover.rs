@@ -18,6 +18,7 @@ use crate::folder::short;
 use crate::line::{Feeder, Input, Lane, Work};
 use crate::pipeline::Pipeline;
 use crate::replay::input_failure;
+use crate::tables::{Tables, versions};
 
 /// A lane that has come back.
 pub struct Recovered {
@@ -25,6 +26,8 @@ pub struct Recovered {
     pub sequence: u64,
     /// Where to read on; a partition that is not named is read from where the group stands.
     pub next: Offsets,
+    /// The tables that its last rows were folded with.
+    tables: Tables,
 }
 
 /// What stops a recovery.
@@ -57,6 +60,7 @@ impl Service<'_> {
         let mut recovered = Recovered {
             sequence: 0,
             next: committed.clone(),
+            tables: self.folder.catalog.tables.clone().into(),
         };
         let checkpoint = self.store(lane)?.newest()?;
         let checkpoint = match checkpoint {
@@ -103,6 +107,10 @@ impl Service<'_> {
                     ));
                 }
             }
+        }
+        let now = self.tables.now();
+        if versions(&now) != versions(&recovered.tables) && !feeder.send(Input::Tables(lane, now)) {
+            return Ok(None);
         }
         tracing::info!(
             %lane,
@@ -204,6 +212,16 @@ impl Service<'_> {
                 )
                 .cure("put back the checkpoints of state.url, or keep the order topic for longer than state.interval"),
             ));
+        }
+        let shelf = self.tables.shelf();
+        let tables = shelf
+            .find(&recovered.tables, &record.versions.tables)
+            .map_err(Stopped::Failure)?;
+        if versions(&tables) != versions(&recovered.tables) {
+            recovered.tables = tables.clone();
+            if !feeder.send(Input::Tables(lane, tables)) {
+                return Err(Stopped::Over);
+            }
         }
         let (Some(mut events), _) = runs.read(&record.runs)? else {
             return Ok(());

@@ -18,4 +18,5 @@ mod rebalance;
 mod recorded;
 mod refusals;
 mod registry;
+mod tables;
 mod takeover;

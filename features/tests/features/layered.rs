@@ -13,7 +13,8 @@ use proptest::test_runner::Config;
 use sanderling_features::{Catalog, FeatureEngine, Table};
 
 use crate::grammar::{
-    Feature, KEYS, RowKeys, Words, expected, payments, row_keys, same, table, with_column,
+    Feature, KEYS, RowKeys, TAKEN_BACK, Words, expected, payments, row_keys, same, table,
+    with_column,
 };
 use crate::oracle::{fold, joined, query, restarted};
 use crate::stream::{Row, batch, relation};
@@ -209,7 +210,7 @@ proptest! {
             &format!("SELECT * FROM ({sql}) ORDER BY event_time"),
         );
         for (n, feature) in query_of.upper.iter().enumerate() {
-            same(&feature.sql(), ours.column(n + 3), theirs.column(n + 3), 1e-2);
+            same(&feature.sql(), ours.column(n + 3), theirs.column(n + 3), TAKEN_BACK);
         }
     }
 }

@@ -66,6 +66,7 @@ fn relation() -> Arc<Relation> {
         }),
         lateness_us: DAY_US,
         late_rows: LateRows::Decide,
+        rows_per_key_max: None,
     })
 }
 

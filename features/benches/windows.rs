@@ -59,6 +59,7 @@ fn relation() -> Arc<Relation> {
         labels: None,
         lateness_us: DAY_US,
         late_rows: LateRows::Decide,
+        rows_per_key_max: None,
     })
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::datatypes::{Field, Schema, SchemaRef, TimestampMicrosecondType};
 use datafusion::logical_expr::Expr;
+use datafusion::physical_expr::PhysicalExpr;
 use sanderling_schemas::{
     EventBatch, FeatureBatch, FeatureField, FeatureSchema, LateRows, Relation, TooLate,
 };
@@ -20,7 +21,8 @@ use crate::keys::{KeyEncoder, Keys};
 use crate::labels::{Joined, LabelJoin};
 use crate::lateness::Lateness;
 use crate::layers::Layers;
-use crate::plan::Plan;
+use crate::parity::{ParityCheck, ParitySample};
+use crate::plan::{Plan, window_of};
 use crate::program::Program;
 use crate::view::{EngineView, KeyTable};
 use crate::{FeatureError, LabelCounts};
@@ -39,6 +41,17 @@ pub struct FeatureEngine {
     outputs: Outputs,
     clock: Clock,
     accepted: u64,
+    parity: Arc<ParityCheck>,
+}
+
+/// What a sample is taken of, beside a batch's features.
+struct Sampled {
+    /// All rows with the columns of every level.
+    rows: RecordBatch,
+    /// What the SELECT list was evaluated on: scored rows.
+    input: RecordBatch,
+    /// Which rows entered the windows.
+    enters: Vec<bool>,
 }
 
 /// One entity's keys.
@@ -143,6 +156,8 @@ impl FeatureEngine {
         let layers = Layers::new(&plan, &relation.schema)?;
         let groups = WindowGroup::of(&plan, &relation, layers.schema())?;
         let outputs = Outputs::of(&plan, layers.schema())?;
+        let calls = groups.iter().map(|group| group.calls().clone()).collect();
+        let parity = ParityCheck::new(calls, relation.lateness_us, outputs.again(&plan)?);
         let fields = (plan.outputs.iter().zip(outputs.schema.fields()))
             .map(|(output, field)| {
                 let (entity, from_label) = lineage(&output.expr, &plan, &relation);
@@ -170,6 +185,7 @@ impl FeatureEngine {
             outputs,
             clock: Clock::default(),
             accepted: 0,
+            parity: Arc::new(parity),
             relation,
         })
     }
@@ -196,6 +212,62 @@ impl FeatureEngine {
     /// [`FeatureError::Batch`] for rows of another relation, [`FeatureError::Evaluate`] where an
     /// expression fails. The state is then undefined: restore it before going on.
     pub fn compute(&mut self, batch: &EventBatch) -> Result<FeatureBatch, FeatureError> {
+        Ok(self.compute_whole(batch)?.0)
+    }
+
+    /// The same, and of the batch's last scored row what is needed to compute its features again by other
+    /// means: of none if a later row of the batch has moved the windows, or a key has too many rows.
+    ///
+    /// # Errors
+    /// As [`FeatureEngine::compute`].
+    pub fn compute_sampled(
+        &mut self,
+        batch: &EventBatch,
+    ) -> Result<(FeatureBatch, Option<ParitySample>), FeatureError> {
+        let (features, sampled) = self.compute_whole(batch)?;
+        let last = sampled.enters.iter().rposition(|enters| *enters);
+        let sample = match (features.scored.last(), last) {
+            (Some(scored), Some(last)) if *scored as usize == last => {
+                self.sample(&features, last, &sampled)?
+            }
+            _ => None,
+        };
+        Ok((features, sample))
+    }
+
+    /// A sample of the last scored row, `row` of the batch.
+    fn sample(
+        &self,
+        batch: &FeatureBatch,
+        row: usize,
+        sampled: &Sampled,
+    ) -> Result<Option<ParitySample>, FeatureError> {
+        let event = sampled.rows.slice(row, 1);
+        let slots: Vec<u32> = batch.slots.iter().map(|slots| slots[row]).collect();
+        let mut keys = Vec::with_capacity(self.groups.len());
+        for group in &self.groups {
+            match group.rows_of(&event, &slots)? {
+                Some(rows) => keys.push(rows),
+                None => return Ok(None),
+            }
+        }
+        let (last, base) = (batch.features.num_rows() - 1, self.outputs.base.len());
+        Ok(Some(ParitySample {
+            event: batch.events.ids[row].clone(),
+            check: self.parity.clone(),
+            time_us: batch.events.event_times_us()[row],
+            keys,
+            input: sampled.input.slice(last, 1),
+            results: (base..base + self.outputs.windows).collect(),
+            features: batch.features.slice(last, 1),
+        }))
+    }
+
+    /// The features, and what else a sample is taken of.
+    fn compute_whole(
+        &mut self,
+        batch: &EventBatch,
+    ) -> Result<(FeatureBatch, Sampled), FeatureError> {
         self.check(batch)?;
         let (joined, too_late) = self.join_in_time(batch)?;
         let Joined {
@@ -251,27 +323,39 @@ impl FeatureEngine {
             });
         }
         let rows = rows.all()?;
-        let mut late = vec![false; scored.len()];
-        for result in &results {
-            late.iter_mut()
-                .zip(&result.late)
-                .for_each(|(late, behind)| *late |= behind);
-        }
+        let any = |of: fn(&GroupOutput) -> &[bool]| {
+            let mut any = vec![false; scored.len()];
+            for result in &results {
+                any.iter_mut()
+                    .zip(of(result))
+                    .for_each(|(any, is)| *any |= is);
+            }
+            any
+        };
+        let late = any(|result| &result.late);
+        let capped = any(|result| &result.capped);
         let picked = match scored.len() == events.len() {
             true => None,
             false => Some(&scored[..]),
         };
-        let features = self.features(&rows, picked, results)?;
+        let (features, input) = self.features(&rows, picked, results)?;
         self.accepted = events.sequence.0 + events.len() as u64;
-        Ok(FeatureBatch {
+        let batch = FeatureBatch {
             events,
             scored,
             features,
             slots,
             labels,
             late,
+            capped,
             too_late,
-        })
+        };
+        let sampled = Sampled {
+            rows,
+            input,
+            enters,
+        };
+        Ok((batch, sampled))
     }
 
     /// The features that events of a batch would have if every key were never seen before: each
@@ -304,7 +388,7 @@ impl FeatureEngine {
                 false => result,
             });
         }
-        self.features(&rows.all()?, None, results)
+        Ok(self.features(&rows.all()?, None, results)?.0)
     }
 
     /// Takes other versions of the reference tables: rows from here on find what these say. What windows
@@ -359,6 +443,12 @@ impl FeatureEngine {
             .map(|group| group.view(&self.relation, &entities, clock_us))
             .collect::<Result<Vec<_>, _>>()?;
         Ok(EngineView::new(clock_us, entities, windows))
+    }
+
+    /// Keys of windows that have been silent for so long that they are as new, and whose memory was given
+    /// back since the engine began.
+    pub fn forgotten(&self) -> u64 {
+        self.groups.iter().map(WindowGroup::forgotten).sum()
     }
 
     /// All that the fold has come to, by reference.
@@ -423,6 +513,11 @@ impl FeatureEngine {
             relation.lateness_us,
             relation.late_rows
         );
+        // Without a cap it is what it was before there were any.
+        let described = match relation.rows_per_key_max {
+            None => described,
+            Some(rows) => format!("{described} {rows}"),
+        };
         hex::encode(Sha256::digest(described))
     }
 
@@ -499,13 +594,13 @@ impl FeatureEngine {
         }
     }
 
-    /// Evaluates the SELECT list; `results` hold the picked rows already.
+    /// Evaluates the SELECT list; `results` hold the picked rows already. Gives what it was evaluated on too.
     fn features(
         &self,
         rows: &RecordBatch,
         picked: Option<&[u32]>,
         results: Vec<GroupOutput>,
-    ) -> Result<RecordBatch, FeatureError> {
+    ) -> Result<(RecordBatch, RecordBatch), FeatureError> {
         let outputs = &self.outputs;
         let mut columns: Vec<ArrayRef> = outputs
             .base
@@ -525,11 +620,12 @@ impl FeatureEngine {
         columns.extend(windows.into_iter().flatten());
         let options = RecordBatchOptions::new().with_row_count(Some(count));
         let input = RecordBatch::try_new_with_options(outputs.input.clone(), columns, &options)?;
-        Ok(RecordBatch::try_new_with_options(
+        let features = RecordBatch::try_new_with_options(
             outputs.schema.clone(),
             outputs.program.run(&input)?,
             &options,
-        )?)
+        )?;
+        Ok((features, input))
     }
 }
 
@@ -577,6 +673,27 @@ impl Outputs {
         })
     }
 }
+
+impl Outputs {
+    /// The SELECT list as DataFusion evaluates it: expression, name, and the windows that it reads.
+    fn again(&self, plan: &Plan) -> Result<Vec<ReadOutput>, FeatureError> {
+        (plan.outputs.iter())
+            .map(|output| {
+                let refs = output.expr.column_refs();
+                let windows = refs.iter().filter_map(|column| window_of(&column.name));
+                let windows = windows.collect();
+                Ok((
+                    plan.compile(&output.expr, &self.input)?,
+                    output.name.clone(),
+                    windows,
+                ))
+            })
+            .collect()
+    }
+}
+
+/// An expression of the SELECT list, its name, and the windows that it reads.
+type ReadOutput = (Arc<dyn PhysicalExpr>, String, Vec<usize>);
 
 /// The entity whose history an expression reads first, and whether it reads the label's value.
 fn lineage(expr: &Expr, plan: &Plan, relation: &Relation) -> (Option<usize>, bool) {

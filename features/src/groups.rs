@@ -8,9 +8,9 @@ use arrow::datatypes::{DataType, Field, SchemaRef};
 use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::PhysicalExpr;
 use sanderling_schemas::relation::{EVENT_TIME, STREAM};
-use sanderling_schemas::{LateRows, Relation};
+use sanderling_schemas::{LateRows, NO_SLOT, Relation};
 use sanderling_state::window::{
-    Aggregate, COLUMNS_MAX, Column, Footprint, Frame, Function, WindowOutput, WindowRows,
+    Aggregate, COLUMNS_MAX, Column, Footprint, Frame, Function, KeyRows, WindowOutput, WindowRows,
     WindowSpec, WindowState,
 };
 use sanderling_state::{KeyIndex, Restored, Snapshot, StateError};
@@ -21,6 +21,7 @@ use crate::engine::EntityKeys;
 use crate::keys::KeyEncoder;
 use crate::lateness::NewestTimes;
 use crate::layers::Rows;
+use crate::parity::{self, Call};
 use crate::plan::Plan;
 use crate::program::Program;
 use crate::view::{self, KeyTable, WindowTable};
@@ -44,12 +45,17 @@ pub(crate) struct WindowGroup {
     /// For each window, its type, and what computes it from the frame's rows, if no kernel does.
     results: Vec<(DataType, Option<FrameAggregate>)>,
     state: WindowState,
+    /// Keys that have become as new so far.
+    forgotten: u64,
+    /// How the windows are computed again by other means.
+    calls: Arc<Vec<Call>>,
 }
 
 /// A window's results, in the order of the windows, and whether rows are late.
 pub(crate) struct GroupOutput {
     pub columns: Vec<ArrayRef>,
     pub late: Vec<bool>,
+    pub capped: Vec<bool>,
 }
 
 /// A call before its group is known.
@@ -142,6 +148,7 @@ impl WindowGroup {
         }
         let (mut frames, mut aggregates) = (Vec::new(), Vec::new());
         let (mut windows, mut results) = (Vec::new(), Vec::new());
+        let mut again = Vec::new();
         let place = |expr: &Expr| {
             let place = exprs.iter().position(|other| other == expr);
             place.expect("all expressions of the calls were collected")
@@ -180,6 +187,19 @@ impl WindowGroup {
                 frame,
                 output: prepared.output,
             });
+            // What DataFusion cannot accumulate is not checked that way.
+            let accumulated = (call.aggregate.as_ref())
+                .and_then(|function| FrameAggregate::new(call, function, plan, schema).ok());
+            let aggregate = aggregates.last().expect("one was just added");
+            again.push(Call {
+                window: number,
+                function: aggregate.function,
+                columns: aggregate.columns.clone(),
+                only: aggregate.only,
+                frame: call.frame,
+                data_type: call.data_type.clone(),
+                again: accumulated.map(|(accumulated, _)| accumulated),
+            });
             windows.push(number);
             results.push((call.data_type.clone(), prepared.from_rows));
         }
@@ -205,6 +225,16 @@ impl WindowGroup {
         .unwrap_or_else(|| GroupKey::own(plan, schema, key))?;
         let spec = WindowSpec::new(columns, frames, aggregates, relation.lateness_us)?;
         let below = plan.windows_below();
+        let spec = match spec.with_rows_max(relation.rows_per_key_max) {
+            Ok(spec) => spec,
+            Err(error) => {
+                let cure = "give state.rows_per_key_max more rows, or look back over fewer";
+                return Err(plan.about(
+                    windows[0],
+                    FeatureError::refused(by.join(", "), error, cure),
+                ));
+            }
+        };
         Ok(WindowGroup {
             below: windows
                 .iter()
@@ -222,6 +252,8 @@ impl WindowGroup {
             arguments: Program::new(arguments, schema),
             results,
             state: WindowState::new(Arc::new(spec)),
+            forgotten: 0,
+            calls: Arc::new(again),
         })
     }
 
@@ -254,7 +286,19 @@ impl WindowGroup {
             emits: rows.emits,
             columns: &columns,
         };
-        run(&mut self.state, &self.results, &rows)
+        let output = run(&mut self.state, &self.results, &rows)?;
+        let forgotten = self.state.take_forgotten();
+        self.forgotten += forgotten.len() as u64;
+        // An entity's slot is known to others too, who may remember it.
+        if let GroupKey::Own { index, .. } = &mut self.key {
+            forgotten.into_iter().for_each(|slot| index.forget(slot));
+        }
+        Ok(output)
+    }
+
+    /// Keys that have become as new so far, and those that something is known of.
+    pub(crate) fn forgotten(&self) -> u64 {
+        self.forgotten
     }
 
     /// The newest times of the keys of rows.
@@ -305,6 +349,36 @@ impl WindowGroup {
             footprint.bytes += index.bytes();
         }
         footprint
+    }
+
+    /// How the windows are computed again by other means.
+    pub(crate) fn calls(&self) -> &Arc<Vec<Call>> {
+        &self.calls
+    }
+
+    /// What is kept of the key of `row`, a row that was just taken, whose entities have these slots; `None`
+    /// if that is too much.
+    pub(crate) fn rows_of(
+        &self,
+        row: &RecordBatch,
+        slots: &[u32],
+    ) -> Result<Option<KeyRows>, FeatureError> {
+        let slot = match &self.key {
+            GroupKey::Entity(entity) => slots[*entity],
+            GroupKey::Own {
+                parts,
+                encoder,
+                index,
+            } => {
+                let keys = encoder.keys(&parts.run(row)?)?;
+                let find = |key: Option<&[u8]>| key.map_or(Some(NO_SLOT), |key| index.find(key));
+                match keys.with(0, find) {
+                    Some(slot) => slot,
+                    None => return Ok(None),
+                }
+            }
+        };
+        Ok(self.state.rows_of(slot, parity::ROWS_MAX)?)
     }
 
     /// What the windows keep now; `entities` are the keys of the relation's.
@@ -372,6 +446,11 @@ impl WindowGroup {
                 .iter()
                 .map(|at| output.late[*at as usize])
                 .collect(),
+            capped: kept
+                .values()
+                .iter()
+                .map(|at| output.capped[*at as usize])
+                .collect(),
         })
     }
 
@@ -386,6 +465,12 @@ impl WindowGroup {
         self.state.restore(name, restored)?;
         if let GroupKey::Own { index, .. } = &mut self.key {
             *index = KeyIndex::restore(restored.section(&format!("{name}/keys"))?)?;
+            // Slots that were not given back when keys never were.
+            for slot in 0..index.len() as u32 {
+                if index.has_key(slot) && self.state.is_unknown(slot) {
+                    index.forget(slot);
+                }
+            }
         }
         Ok(())
     }
@@ -444,7 +529,11 @@ fn run(
     if let Some(error) = failed {
         return Err(error);
     }
-    let WindowOutput { columns, late } = output?;
+    let WindowOutput {
+        columns,
+        late,
+        capped,
+    } = output?;
     let columns = (columns.into_iter().zip(results).zip(values))
         .map(|((column, (data_type, aggregate)), values)| {
             let column = match (column, aggregate) {
@@ -458,7 +547,11 @@ fn run(
             }
         })
         .collect::<Result<Vec<_>, FeatureError>>()?;
-    Ok(GroupOutput { columns, late })
+    Ok(GroupOutput {
+        columns,
+        late,
+        capped,
+    })
 }
 
 impl Prepared {

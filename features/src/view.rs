@@ -96,12 +96,16 @@ impl KeyTable {
         self.known.is_empty()
     }
 
-    /// The keys of slots, one column for each field; [`NO_SLOT`] is the key NULL.
+    /// The keys of slots, one column for each field; [`NO_SLOT`] is the key NULL, and so is one that was
+    /// forgotten, of which nothing else is told.
     ///
     /// # Errors
     /// [`FeatureError::State`] for a key that cannot be one of these.
     pub fn columns(&self, slots: &[u32]) -> Result<Vec<ArrayRef>, FeatureError> {
-        let key = |slot: &u32| (*slot != NO_SLOT).then(|| self.known.key(*slot));
+        let key = |slot: &u32| match *slot {
+            NO_SLOT => None,
+            slot => self.known.key(slot),
+        };
         let keys: Vec<Option<&[u8]>> = slots.iter().map(key).collect();
         let columns = self.encoder.columns(&keys)?;
         (columns.iter().zip(&self.fields))

@@ -44,6 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }),
         lateness_us: 0,
         late_rows: sanderling_schemas::LateRows::Decide,
+        rows_per_key_max: None,
     };
     let spec = StreamSpec {
         name: "transactions".into(),

@@ -72,6 +72,7 @@ fn spec(format: Format, hash: Option<HashKey>) -> (Arc<Relation>, StreamSpec) {
         labels: None,
         lateness_us: 0,
         late_rows: sanderling_schemas::LateRows::Decide,
+        rows_per_key_max: None,
     };
     let spec = StreamSpec {
         name: "payments".into(),

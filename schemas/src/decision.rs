@@ -58,6 +58,8 @@ pub enum Flag {
     Late,
     /// Already past its deadline when it arrived.
     Backlog,
+    /// One of its keys has had more rows than windows keep: a feature may miss the oldest of them.
+    Capped,
 }
 
 impl Flag {
@@ -66,6 +68,7 @@ impl Flag {
         match self {
             Flag::Late => "late",
             Flag::Backlog => "backlog",
+            Flag::Capped => "capped",
         }
     }
 }

@@ -65,6 +65,8 @@ pub struct FeatureBatch {
     /// Rows further behind their key's newest row than the allowed lateness, one for each entry of
     /// `scored`.
     pub late: Vec<bool>,
+    /// Rows of which a window may miss what their key had to give up, one for each entry of `scored`.
+    pub capped: Vec<bool>,
     /// Rows that were refused for being late, ascending: nothing has taken them, and they are not
     /// among `scored`.
     pub too_late: Vec<TooLate>,

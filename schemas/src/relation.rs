@@ -73,6 +73,8 @@ pub struct Relation {
     pub lateness_us: i64,
     /// What becomes of late rows.
     pub late_rows: LateRows,
+    /// Rows that windows keep of one key at most; the newest ones.
+    pub rows_per_key_max: Option<u64>,
 }
 
 impl Relation {

@@ -186,6 +186,7 @@ fn batch(number: usize, one_terminal: bool) -> FeatureBatch {
             broker_time_us: Vec::new(),
         },
         late: vec![false; ROWS],
+        capped: vec![false; ROWS],
         scored,
         features: RecordBatch::try_from_iter_with_nullable(columns)
             .expect("columns have one length"),

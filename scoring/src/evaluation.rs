@@ -293,6 +293,7 @@ mod tests {
             labels: None,
             lateness_us: 0,
             late_rows: sanderling_schemas::LateRows::Decide,
+            rows_per_key_max: None,
         };
         let schema = FeatureSchema {
             fields: Vec::new(),

@@ -77,6 +77,7 @@ fn relation(entities: &[&str], horizon_us: i64) -> Relation {
         }),
         lateness_us: 0,
         late_rows: sanderling_schemas::LateRows::Decide,
+        rows_per_key_max: None,
     }
 }
 
@@ -255,6 +256,7 @@ impl Stream {
                 broker_time_us: Vec::new(),
             },
             late: vec![false; scored.len()],
+            capped: vec![false; scored.len()],
             scored,
             features: RecordBatch::try_from_iter_with_nullable(
                 features.map(|(name, column)| (name, column, true)),

@@ -276,6 +276,9 @@ fn version_of(settings: &Settings, hash_fingerprint: Option<&str>) -> Arc<str> {
         let declared = declared.map(|(name, table)| (name, &table.key, &table.columns));
         decisive["tables"] = serde_json::json!(declared.collect::<Vec<_>>());
     }
+    if let Some(rows) = settings.state.rows_per_key_max {
+        decisive["rows_per_key_max"] = rows.into();
+    }
     if let Some(fingerprint) = hash_fingerprint {
         decisive["hash_key"] = fingerprint.into();
     }

@@ -26,7 +26,7 @@ use sanderling_state::Snapshot;
 use crate::failure::Failure;
 use crate::pipeline::{Drill, Judge, Pipeline, PipelineError, source_ids};
 use crate::roster::{ModelSnapshots, Rated, Roster};
-use crate::run::Permit;
+use crate::run::{Permit, Sampler};
 use crate::tables::Tables;
 
 /// Batches that may wait between two stages.
@@ -165,6 +165,8 @@ pub struct Barrier {
     pub champion: Option<Arc<str>>,
     /// State of each model.
     pub models: Option<ModelSnapshots>,
+    /// Keys that windows have forgotten since the lane came.
+    pub forgotten: u64,
     /// Told once the barrier and all before it are dealt with.
     pub passed: Option<Sender<()>>,
 }
@@ -276,9 +278,12 @@ where
                 to_score,
                 split_pipeline,
                 featurise,
-                |features, tables| Ok(features.set_tables(tables)?),
-                |features, cut| match cut {
-                    Cut::Checkpoint(barrier) => barrier.windows = Some(features.snapshot()),
+                |(features, _), tables| Ok(features.set_tables(tables)?),
+                |(features, _), cut| match cut {
+                    Cut::Checkpoint(barrier) => {
+                        barrier.windows = Some(features.snapshot());
+                        barrier.forgotten = features.forgotten();
+                    }
                     Cut::Look(look) => look.windows = Some((features.view(), features.accepted())),
                 },
             )
@@ -489,23 +494,38 @@ fn stage<S, P, R, I, O>(
 /// The models and the slowness added to them.
 type SlowModels = (Roster, Drill);
 
-fn split_pipeline(pipeline: Pipeline) -> (FeatureEngine, (SlowModels, Judge)) {
+/// An engine and who samples what it makes.
+type SampledEngine = (FeatureEngine, Option<Arc<Sampler>>);
+
+fn split_pipeline(pipeline: Pipeline) -> (SampledEngine, (SlowModels, Judge)) {
     let Pipeline {
         features,
         models,
         judge,
         drill,
+        sampler,
     } = pipeline;
-    (features, ((models, drill), judge))
+    ((features, sampler), ((models, drill), judge))
 }
 
 fn featurise(
     carried: Carried<EventBatch>,
-    features: &mut FeatureEngine,
+    (features, sampler): &mut SampledEngine,
 ) -> Result<Carried<FeatureBatch>, PipelineError> {
+    let quiet = carried.quiet;
+    let due = sampler
+        .as_ref()
+        .filter(|sampler| !quiet && sampler.is_due());
     carried.with(|events, timing| {
         let start = Instant::now();
-        let batch = features.compute(&events)?;
+        let batch = match due {
+            None => features.compute(&events)?,
+            Some(sampler) => {
+                let (batch, sample) = features.compute_sampled(&events)?;
+                sample.into_iter().for_each(|sample| sampler.take(sample));
+                batch
+            }
+        };
         timing.features_us = micros(start.elapsed());
         Ok(batch)
     })

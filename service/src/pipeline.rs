@@ -22,6 +22,7 @@ use sanderling_scoring::{ModelInputs, Scored, ScoringError, ServedModel, feature
 use crate::failure::Failure;
 use crate::folder::PipelineFolder;
 use crate::roster::{Rated, Roster};
+use crate::run::Sampler;
 use crate::settings::DrillSettings;
 use crate::tables::{Tables, versions};
 
@@ -59,6 +60,8 @@ pub struct Pipeline {
     pub judge: Judge,
     /// Slowness added on purpose; the live line alone minds it.
     pub drill: Drill,
+    /// Takes samples for the parity check; the live line alone minds it.
+    pub sampler: Option<Arc<Sampler>>,
 }
 
 /// How much longer each rung takes than it has to: a rehearsal of an overload.
@@ -95,6 +98,7 @@ impl Pipeline {
             models,
             judge,
             drill: Drill::default(),
+            sampler: None,
         })
     }
 
@@ -307,11 +311,13 @@ impl Judge {
                 shadow: (rated.shadows.iter())
                     .map(|(model, scores)| (model.clone(), scores[pick]))
                     .collect(),
-                flags: if batch.late[pick] {
-                    vec![Flag::Late]
-                } else {
-                    Vec::new()
-                },
+                flags: [
+                    (Flag::Late, batch.late[pick]),
+                    (Flag::Capped, batch.capped[pick]),
+                ]
+                .into_iter()
+                .filter_map(|(flag, is)| is.then_some(flag))
+                .collect(),
                 versions: seat.versions.clone(),
             });
         }

@@ -152,6 +152,13 @@ impl Resolver<'_> {
         }
         let lateness_us = self.duration(&["lateness", "allowed"], &settings.lateness.allowed);
         self.duration(&["state", "interval"], &settings.state.interval);
+        if settings.state.rows_per_key_max == Some(0) {
+            self.fault(
+                &["state", "rows_per_key_max"],
+                "windows that keep no row know nothing",
+                "write how many rows of one key are kept, for example 100000, or leave it out",
+            );
+        }
         self.partitioned_entities(settings);
         self.hashed_columns(settings);
         self.serving(settings);
@@ -170,6 +177,7 @@ impl Resolver<'_> {
                 Beyond::Decide => LateRows::Decide,
                 Beyond::DeadLetter => LateRows::Refuse,
             },
+            rows_per_key_max: settings.state.rows_per_key_max,
         };
         for spec in &specs {
             self.decoder(&relation, spec);

@@ -13,7 +13,9 @@ mod instance;
 mod lanes;
 mod look;
 mod pace;
+mod parity;
 mod recover;
+mod take_over;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -47,6 +49,7 @@ use look::LiveState;
 use pace::Pace;
 
 pub use pace::Permit;
+pub use parity::Sampler;
 
 /// How long another instance's ghost may stay in the group before it is taken for alive: longer
 /// than a session lasts.
@@ -60,6 +63,8 @@ pub struct RunOptions {
     pub instance: Option<String>,
     /// Recorded files that are folded before the first live event of an empty state.
     pub history: Vec<sanderling_ingest::Input>,
+    /// Go on from a state that other features, or another model, have left.
+    pub take_over: bool,
     /// Cores over which a batch is scored.
     pub threads: usize,
 }
@@ -79,6 +84,8 @@ struct Service<'a> {
     health: Arc<HealthState>,
     state: PathBuf,
     checkpoint_every: Duration,
+    /// Samples for the parity check, if there is one.
+    sampler: Option<Arc<Sampler>>,
     tables: LiveTables,
     /// A checkpoint is being taken.
     writing: AtomicBool,
@@ -129,6 +136,7 @@ pub fn run(folder: &PipelineFolder, options: &RunOptions) -> Result<Summary, Fai
             .all(|(_, entity)| entity.state == EntityState::Partition),
         pace: Pace::new(Duration::from_millis(settings.deadline_ms), after),
         lanes,
+        sampler: Sampler::start(settings.parity.rows_per_s, metrics.clone()),
         metrics,
         health,
         state,
@@ -205,6 +213,14 @@ impl Service<'_> {
 
     fn exactly_once(&self) -> bool {
         self.folder.settings.delivery == Delivery::ExactlyOnce
+    }
+
+    /// A fold with empty state.
+    fn new_pipeline(&self) -> Result<Pipeline, Failure> {
+        let mut pipeline = Pipeline::new(self.folder, self.options.threads)?;
+        pipeline.drill = self.drill.clone();
+        pipeline.sampler = self.sampler.clone();
+        Ok(pipeline)
     }
 
     /// The consumer group of the pipeline.

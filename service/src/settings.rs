@@ -116,6 +116,9 @@ pub struct Settings {
     /// Where `run` answers to those who watch it.
     #[serde(default)]
     pub health: HealthSettings,
+    /// How much of what is served is computed again.
+    #[serde(default)]
+    pub parity: ParitySettings,
     /// Name of this instance among those of one pipeline; by default the host's.
     #[serde(default)]
     pub instance: Option<String>,
@@ -433,6 +436,10 @@ pub struct StateSettings {
     pub url: String,
     /// Time between two of them.
     pub interval: String,
+    /// Rows that windows keep of one key at most; without it, all that a frame can reach. Of a key that
+    /// has more the oldest are given up, and decisions whose windows may miss them are flagged `capped`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_per_key_max: Option<u64>,
 }
 
 /// `output:`
@@ -462,6 +469,14 @@ impl OutputSettings {
 pub struct HealthSettings {
     /// `host:port` of `/livez`, `/readyz` and `/metrics`; port 0 takes a free one.
     pub listen: String,
+}
+
+/// `parity:`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ParitySettings {
+    /// Decided rows a second at most whose features are computed again by other means; 0 for none.
+    pub rows_per_s: f64,
 }
 
 /// Every default that is not `Default::default()` of a standard type, in one place.
@@ -506,11 +521,17 @@ mod defaults {
             }
         }
     }
+    impl Default for ParitySettings {
+        fn default() -> Self {
+            Self { rows_per_s: 1.0 }
+        }
+    }
     impl Default for StateSettings {
         fn default() -> Self {
             Self {
                 url: "file:///var/lib/sanderling".into(),
                 interval: "30s".into(),
+                rows_per_key_max: None,
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Names and labels are declared in [`Metrics::new`] and nowhere else; callers say what happened
 //! (`metrics.batch(..)`, `metrics.rejected(..)`) and never name a metric. A label is one of a closed
-//! set, or a stream, topic or partition of the settings: never a card, a key or an event. Nothing
+//! set, or a stream, topic, partition or feature of the folder: never a card, a key or an event. Nothing
 //! is global: two services in one process count apart.
 //!
 //! Counters and rates: a rate is `rate(..)` of a counter; an age is `time()` less a timestamp.
@@ -16,6 +16,7 @@ use prometheus::{
     Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
+use sanderling_features::ParityReport;
 use sanderling_schemas::{
     Action, DeadLetter, EventBatch, Flag, Partition, RejectReason, Relation, Rung,
 };
@@ -145,6 +146,8 @@ pub struct Metrics {
     dead_letters: Each<RejectReason, IntCounter>,
     late: IntCounter,
     backlog: IntCounter,
+    capped: IntCounter,
+    forgotten_keys: IntCounter,
     restored: IntCounter,
     batches: Each<Rung, IntCounter>,
     rung_decisions: Each<Rung, IntCounter>,
@@ -158,6 +161,9 @@ pub struct Metrics {
     checkpoint_bytes: IntGauge,
     checkpoint_at: Gauge,
     checkpoint_failures: IntCounter,
+    parity_rows: IntCounter,
+    parity_mismatches: IntCounterVec,
+    parity_time: Histogram,
     lanes: IntGauge,
     live: IntGauge,
     resident_bytes: IntGauge,
@@ -202,6 +208,14 @@ impl Metrics {
             backlog: declare.counter(
                 "sanderling_backlog_total",
                 "Decisions on events that were past their deadline when they arrived",
+            ),
+            capped: declare.counter(
+                "sanderling_capped_total",
+                "Decisions on events with a key of more rows than state.rows_per_key_max: a window may miss the oldest",
+            ),
+            forgotten_keys: declare.counter(
+                "sanderling_forgotten_keys_total",
+                "Keys of windows that were silent for longer than any window reaches, and whose memory was given back; told at each checkpoint",
             ),
             restored: declare.counter(
                 "sanderling_restored_events_total",
@@ -269,6 +283,20 @@ impl Metrics {
                 "sanderling_checkpoint_failures_total",
                 "Checkpoints that could not be written",
             ),
+            parity_rows: declare.counter(
+                "sanderling_parity_rows_total",
+                "Decided rows whose features were computed again by other means",
+            ),
+            parity_mismatches: declare.counters(
+                "sanderling_parity_mismatches_total",
+                "Features that were served and are not what their rows say; the log names the events",
+                "feature",
+            ),
+            parity_time: declare.histogram(
+                "sanderling_parity_seconds",
+                "What computing a row again takes, on a thread that lets all others go first",
+                &STAGE_S,
+            ),
             lanes: declare.gauge(
                 "sanderling_lanes",
                 "Lanes that this instance owns: folds with a state of their own",
@@ -312,6 +340,7 @@ impl Metrics {
         };
         self.late.inc_by(flagged(Flag::Late));
         self.backlog.inc_by(flagged(Flag::Backlog));
+        self.capped.inc_by(flagged(Flag::Capped));
         self.rejected(&decided.dead_letters);
         let refused = decided.dead_letters.len() as u64;
         self.state_only
@@ -348,6 +377,11 @@ impl Metrics {
         }
     }
 
+    /// So many more keys were forgotten.
+    pub fn forgotten(&self, keys: u64) {
+        self.forgotten_keys.inc_by(keys);
+    }
+
     /// Events were folded again, silently.
     pub fn restored(&self, rows: usize) {
         self.restored.inc_by(rows as u64);
@@ -361,6 +395,15 @@ impl Metrics {
     /// A transaction ended, `took` after its first record.
     pub fn transaction(&self, end: TransactionEnd, took: Duration) {
         self.transactions.of(end).observe(took.as_secs_f64());
+    }
+
+    /// A row was computed again.
+    pub fn parity(&self, report: &ParityReport, took: Duration) {
+        self.parity_rows.inc();
+        self.parity_time.observe(took.as_secs_f64());
+        for feature in &report.mismatches {
+            self.parity_mismatches.with_label_values(&[feature]).inc();
+        }
     }
 
     /// A checkpoint was finished.

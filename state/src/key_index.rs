@@ -1,7 +1,8 @@
 //! Keys, numbered densely in the order in which they are first seen.
 //!
-//! A slot never changes its meaning, so that everything else is a vector by slot. The bytes of the
-//! keys stand in pages that snapshots share; only the hash table beside them is rebuilt on restore.
+//! A slot never changes its meaning while its key is known, so that everything else is a vector by slot. A
+//! key that is forgotten gives its slot to the next new one. The bytes of the keys stand in pages that
+//! snapshots share; only the hash table beside them is rebuilt on restore.
 
 use std::sync::Arc;
 
@@ -23,6 +24,8 @@ pub struct KeyIndex {
     pages: Vec<Arc<KeyPage>>,
     slots: Numbers,
     len: u32,
+    /// Slots whose key was forgotten.
+    free: Vec<u32>,
 }
 
 /// The keys of one moment, shared with the index that goes on.
@@ -43,9 +46,10 @@ impl KnownKeys {
         self.len == 0
     }
 
-    /// The key of a slot below [`KnownKeys::len`].
-    pub fn key(&self, slot: u32) -> &[u8] {
-        key_at(&self.pages, slot)
+    /// The key of a slot below [`KnownKeys::len`]; `None` if it was forgotten.
+    pub fn key(&self, slot: u32) -> Option<&[u8]> {
+        let (page, at) = (slot as usize / PAGE_KEYS, slot as usize % PAGE_KEYS);
+        (!self.pages[page].is_gone(at)).then(|| self.pages[page].key(at))
     }
 }
 
@@ -54,6 +58,8 @@ struct KeyPage {
     bytes: Vec<u8>,
     /// Where each key of the page ends in `bytes`.
     ends: Vec<u32>,
+    /// A bit for each place of the page, set where the key was forgotten; nothing while none was.
+    gone: Vec<u64>,
 }
 
 impl KeyPage {
@@ -67,17 +73,43 @@ impl KeyPage {
         let (from, to) = self.span(at);
         &self.bytes[from as usize..to as usize]
     }
+
+    fn is_gone(&self, at: usize) -> bool {
+        (self.gone.get(at / 64)).is_some_and(|bits| bits >> (at % 64) & 1 == 1)
+    }
+
+    fn set_gone(&mut self, at: usize, gone: bool) {
+        self.gone.resize(PAGE_KEYS / 64, 0);
+        self.gone[at / 64] &= !(1 << (at % 64));
+        self.gone[at / 64] |= u64::from(gone) << (at % 64);
+    }
+
+    /// Puts a key in the place of what stands there.
+    fn replace(&mut self, at: usize, key: &[u8]) {
+        let (from, to) = self.span(at);
+        self.bytes
+            .splice(from as usize..to as usize, key.iter().copied());
+        for end in &mut self.ends[at..] {
+            *end = *end - (to - from) + key.len() as u32;
+        }
+        if self.bytes.capacity() > 4 * self.bytes.len().max(1024) {
+            self.bytes.shrink_to_fit();
+        }
+    }
 }
 
 impl Page for KeyPage {
     fn write(&self, out: &mut Vec<u8>) {
         self.ends.write(out);
         self.bytes.write(out);
+        if !self.gone.is_empty() {
+            self.gone.write(out);
+        }
     }
 }
 
 impl KeyIndex {
-    /// Number of keys; the next new key gets this slot.
+    /// Number of slots: of all keys that are known, or were once and gave theirs to no other yet.
     pub fn len(&self) -> usize {
         self.len as usize
     }
@@ -100,13 +132,41 @@ impl KeyIndex {
     /// # Panics
     /// At 2^32 - 2 keys, or 4 GiB of keys on one page of 1,024.
     pub fn slot_of(&mut self, key: &[u8]) -> u32 {
-        let (pages, new) = (&self.pages, self.len);
+        let (pages, new) = (&self.pages, self.free.last().copied().unwrap_or(self.len));
         let slot = *(self.slots).find_or_insert(key, new, |slot| key_at(pages, slot));
         if slot == new {
             assert!(slot < u32::MAX - 1, "more keys than slots");
-            self.append(key);
+            match self.free.pop() {
+                None => self.append(key),
+                Some(_) => {
+                    let page = Arc::make_mut(&mut self.pages[slot as usize / PAGE_KEYS]);
+                    let at = slot as usize % PAGE_KEYS;
+                    page.set_gone(at, false);
+                    page.replace(at, key);
+                }
+            }
         }
         slot
+    }
+
+    /// Forgets the key of a slot that has one; the next new key gets the slot.
+    pub fn forget(&mut self, slot: u32) {
+        let (page, at) = (slot as usize / PAGE_KEYS, slot as usize % PAGE_KEYS);
+        self.slots.remove(self.pages[page].key(at), slot);
+        let page = Arc::make_mut(&mut self.pages[page]);
+        page.replace(at, &[]);
+        page.set_gone(at, true);
+        self.free.push(slot);
+    }
+
+    /// Whether a slot below [`KeyIndex::len`] has a key.
+    pub fn has_key(&self, slot: u32) -> bool {
+        !self.pages[slot as usize / PAGE_KEYS].is_gone(slot as usize % PAGE_KEYS)
+    }
+
+    /// Number of keys that are known.
+    pub fn known_len(&self) -> usize {
+        self.len as usize - self.free.len()
     }
 
     /// The slots of the keys of `rows` rows, which get one if they are new; [`NO_SLOT`] for none. `key_of`
@@ -203,16 +263,32 @@ impl KeyIndex {
         for mut bytes in section.pages() {
             let ends = Vec::<u32>::read(&mut bytes)?;
             let keys = Vec::<u8>::read(&mut bytes)?;
+            let gone = match bytes {
+                [] => Vec::new(),
+                _ => Vec::<u64>::read(&mut bytes)?,
+            };
+            let page = KeyPage {
+                gone: gone.clone(),
+                ..KeyPage::default()
+            };
             let mut from = 0;
-            for end in ends {
+            for (at, end) in ends.into_iter().enumerate() {
                 let Some(key) = keys.get(from..end as usize) else {
                     return Err(StateError::Damaged("a key ends outside its page".into()));
                 };
-                let next = index.len;
-                if index.slot_of(key) != next {
+                let (pages, next) = (&index.pages, index.len);
+                if page.is_gone(at) {
+                    index.free.push(next);
+                } else if *(index.slots).find_or_insert(key, next, |slot| key_at(pages, slot))
+                    != next
+                {
                     return Err(StateError::Damaged("a key stands twice".into()));
                 }
+                index.append(key);
                 from = end as usize;
+            }
+            if let Some(page) = index.pages.last_mut() {
+                Arc::make_mut(page).gone = gone;
             }
         }
         Ok(index)
@@ -257,5 +333,44 @@ mod tests {
         assert_eq!(back.find(b""), Some(5000));
         assert_eq!(back.find(b"after the snapshot"), None);
         assert_eq!(back.key(17), b"key 17");
+    }
+
+    #[test]
+    fn a_forgotten_key_gives_its_slot_to_the_next_new_one() {
+        let mut index = KeyIndex::default();
+        for n in 0..3000u32 {
+            index.slot_of(format!("key {n}").as_bytes());
+        }
+        let before = index.bytes();
+        for slot in (0..3000).filter(|slot| slot % 10 != 0) {
+            index.forget(slot);
+        }
+        assert_eq!((index.known_len(), index.len()), (300, 3000));
+        assert!(
+            index.bytes() < before * 3 / 4,
+            "{} of {before}",
+            index.bytes()
+        );
+        assert_eq!(index.find(b"key 7"), None);
+        assert_eq!(index.find(b"key 2990"), Some(2990));
+        assert_eq!(index.slot_of(b"a longer key than those before"), 2999);
+        assert_eq!(index.known().key(2998), None);
+
+        let mut snapshot = Snapshot::default();
+        index.snapshot("keys", &mut snapshot);
+        index.forget(2990);
+        let mut file = Vec::new();
+        snapshot.write_arrow(&mut file).unwrap();
+        let restored = Restored::read_arrow(file.as_slice()).unwrap();
+        let mut back = KeyIndex::restore(restored.section("keys").unwrap()).unwrap();
+        assert_eq!((back.known_len(), back.len()), (301, 3000));
+        assert_eq!(back.find(b"key 2990"), Some(2990));
+        assert_eq!(back.find(b"a longer key than those before"), Some(2999));
+        for n in 0..2699 {
+            let slot = back.slot_of(format!("new {n}").as_bytes());
+            assert!(slot < 2999 && slot % 10 != 0, "{slot}");
+        }
+        assert_eq!(back.slot_of(b"one more"), 3000);
+        assert!((0..300).all(|n| back.key(n * 10) == format!("key {}", n * 10).as_bytes()));
     }
 }

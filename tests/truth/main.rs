@@ -5,6 +5,7 @@
 
 mod arrows;
 mod bad_rows;
+mod capped;
 mod cards;
 mod causes;
 mod challengers;

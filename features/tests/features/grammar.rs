@@ -11,6 +11,7 @@ use proptest::test_runner::Config;
 use sanderling_features::FeatureEngine;
 
 use crate::oracle::{fold, joined, query, restarted};
+use crate::parity::reports;
 use crate::stream::{HOUR_US, LATENESS_US, Row, batch, relation, rows};
 use crate::times::{Clock, Keys, Known};
 
@@ -708,6 +709,9 @@ proptest! {
         let sql = select(&features);
         let engine = || FeatureEngine::new(relation(false), &sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
         let whole = batch(&relation(false), &rows);
+        for report in reports(&mut engine(), &whole) {
+            prop_assert_eq!(report.mismatches, Vec::<String>::new(), "{}", sql);
+        }
         let ours = joined(fold(&mut engine(), &whole, &[]));
         let table = table(&rows);
         for (n, feature) in features.iter().enumerate() {

@@ -3,7 +3,9 @@
 mod functions;
 mod grammar;
 mod layered;
+mod kept;
 mod oracle;
+mod parity;
 mod refusals;
 mod slt;
 mod stream;

@@ -59,7 +59,7 @@ const AGGREGATES: [(&str, &str); 27] = [
     ("var($amount)", "terminal_past"),
 ];
 
-fn features_sql() -> String {
+pub fn features_sql() -> String {
     let features: Vec<String> = (AGGREGATES.iter().enumerate())
         .map(|(n, (call, window))| format!("{} OVER {window} AS f{n}", call.replace('$', "")))
         .collect();

@@ -72,6 +72,7 @@ pub fn relation(labels: bool) -> Arc<Relation> {
         }),
         lateness_us: LATENESS_US,
         late_rows: LateRows::Decide,
+        rows_per_key_max: None,
     })
 }
 

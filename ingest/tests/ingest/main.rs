@@ -78,6 +78,7 @@ fn payments() -> (Arc<Relation>, Vec<StreamSpec>) {
         }),
         lateness_us: 0,
         late_rows: sanderling_schemas::LateRows::Decide,
+        rows_per_key_max: None,
     };
     let payments = spec(
         "payments",

@@ -57,6 +57,16 @@ impl Resolver<'_> {
                 "write the milliseconds from the broker's append to the decision, for example 50",
             );
         }
+        if !(0.0..=1000.0).contains(&settings.parity.rows_per_s) {
+            self.fault(
+                &["parity", "rows_per_s"],
+                format!(
+                    "{} rows a second cannot be checked",
+                    settings.parity.rows_per_s
+                ),
+                "write a number from 0, for none, to 1000",
+            );
+        }
         self.topics(settings);
         self.state_url(&settings.state.url);
         self.listen(&settings.health.listen);
@@ -261,6 +271,7 @@ output:
     fn what_cannot_be_served_has_its_place() {
         for (more, named) in [
             ("deadline_ms: 0\n", "0 ms"),
+            ("parity: {rows_per_s: -1}\n", "-1 rows"),
             ("state: {url: \"s3://bucket\"}\n", "s3://bucket"),
             ("state: {url: \"file://relative\"}\n", "file://relative"),
             ("health: {listen: \"9464\"}\n", "9464"),

@@ -3,6 +3,7 @@
 //! A checkpoint is written only after everything before it is committed, so that no checkpoint
 //! knows more than the order log does.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use super::lanes::LanePosition;
 use crate::checkpoint::CheckpointManifest;
 use crate::failure::Failure;
 use crate::kafka::KafkaSink;
-use crate::line::{Barrier, Next, Outcome, Outcomes};
+use crate::line::{Barrier, Lane, Next, Outcome, Outcomes};
 use crate::replay::input_failure;
 use crate::tally::Tally;
 use crate::telemetry::{Awaited, Stage, TransactionEnd};
@@ -106,7 +107,18 @@ impl Service<'_> {
         // Where the order log ended before the last checkpoint began: what comes after the next
         // one is certainly not before that.
         let mut order_from = self.order_ends();
+        let mut forgotten: BTreeMap<Lane, u64> = BTreeMap::new();
         for barrier in barriers {
+            // A lane that has come back counts anew.
+            let before = forgotten
+                .insert(barrier.lane, barrier.forgotten)
+                .unwrap_or(0);
+            self.metrics.forgotten(
+                barrier
+                    .forgotten
+                    .checked_sub(before)
+                    .unwrap_or(barrier.forgotten),
+            );
             let started = Instant::now();
             let (lane, sequence) = (barrier.lane, barrier.sequence);
             let passed = barrier.passed.clone();

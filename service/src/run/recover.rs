@@ -57,6 +57,7 @@ impl Service<'_> {
         let started = Instant::now();
         let mut pipeline = Pipeline::new(self.folder, self.options.threads)?;
         pipeline.drill = self.drill.clone();
+        pipeline.sampler = self.sampler.clone();
         let mut recovered = Recovered {
             sequence: 0,
             next: committed.clone(),

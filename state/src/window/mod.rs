@@ -9,6 +9,10 @@
 //! `e` up to `until` places before it; for an `e` that is late, none that stands more than `preceding`
 //! places before the first row within the lateness. An unbounded frame of a late row is empty.
 //!
+//! Where the rows of a key are capped, a key has its newest rows only, in that order, as many as are kept; a
+//! row of which a frame may miss some of the others is told to be capped. An unbounded frame up to the row
+//! itself misses nothing.
+//!
 //! Values depend on the frame's rows alone. While a cursor moves over the ring, forwards for rows in order
 //! and back for late ones, integers, decimals and doubles alike are summed as integers that are wide
 //! enough (`exact`), and exact addition forgets its history. Least and greatest values are looked for in
@@ -28,4 +32,4 @@ mod view;
 pub use ring::KeyTimes;
 pub use spec::{Aggregate, COLUMNS_MAX, Column, Frame, Function, Pair, WindowSpec};
 pub use state::{Footprint, FrameRows, WindowOutput, WindowRows, WindowState};
-pub use view::{KeySummary, WindowView};
+pub use view::{KeyRows, KeySummary, WindowView};

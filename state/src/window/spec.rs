@@ -244,6 +244,8 @@ pub struct WindowSpec {
     pub(super) all_rows: bool,
     /// A key that has been silent for longer than any frame reaches is as new.
     pub(super) forgets: bool,
+    /// Rows that are kept of one key at most.
+    pub(super) rows_max: Option<u64>,
 }
 
 /// Words of a frame before its accumulators.
@@ -427,9 +429,30 @@ impl WindowSpec {
             rows_before,
             all_rows: rows_before.is_some() || resolved.iter().any(by_place),
             forgets: rows_before.is_none() && !frames.iter().any(Frame::is_unbounded),
+            rows_max: None,
             frames: plans,
             aggregates: resolved,
         })
+    }
+
+    /// The same, but of one key no more than `rows_max` rows are kept: the newest, in the order of (event
+    /// time, arrival). What a frame misses of the others is told by [`super::WindowOutput::capped`].
+    ///
+    /// # Errors
+    /// [`StateError::Unsupported`] where a frame of rows looks back as many rows or more.
+    pub fn with_rows_max(mut self, rows_max: Option<u64>) -> Result<Self, StateError> {
+        if let (Some(max), Some(before)) = (rows_max, self.rows_before)
+            && before >= max
+        {
+            return Err(StateError::Unsupported(format!(
+                "a frame that looks {before} rows back, where {max} rows are kept of a key"
+            )));
+        }
+        if rows_max == Some(0) {
+            return Err(StateError::Unsupported("no row of a key to be kept".into()));
+        }
+        self.rows_max = rows_max;
+        Ok(self)
     }
 
     /// Number of columns that [`super::WindowState::compute`] takes.

@@ -1,5 +1,6 @@
 //! The windows of one key over the fold: rows in, results out.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, new_empty_array};
@@ -21,13 +22,17 @@ const ROWS_PER_LOOK: usize = 4;
 /// The rings of all keys.
 #[derive(Debug, Clone)]
 pub struct WindowState {
-    spec: Arc<WindowSpec>,
+    pub(super) spec: Arc<WindowSpec>,
     /// Ring 0 is for rows whose key is NULL; slot `s` has ring `s + 1`.
-    rings: Paged<Ring>,
+    pub(super) rings: Paged<Ring>,
     /// Texts of each column that keeps texts, by number.
-    texts: Vec<KeyIndex>,
+    pub(super) texts: Vec<KeyIndex>,
     /// Page of rings that is looked at for old rows next.
     look: usize,
+    /// Newest event time among the rows that a key has given up to the cap, by ring.
+    lost_us: HashMap<usize, i64>,
+    /// Keys that have become as new since they were last asked for.
+    forgotten: Vec<u32>,
 }
 
 /// Rows of a batch as the windows take them; all slices have one entry a row.
@@ -57,6 +62,8 @@ pub struct WindowOutput {
     pub columns: Vec<Option<ArrayRef>>,
     /// The row is further behind its key's newest one than the allowed lateness.
     pub late: Vec<bool>,
+    /// A frame may miss rows that the key has given up to the cap.
+    pub capped: Vec<bool>,
 }
 
 /// Called for each emitting row and each [`Function::Rows`], in this order, with the aggregate's number and
@@ -71,6 +78,8 @@ impl WindowState {
             spec,
             rings: Paged::default(),
             look: 0,
+            lost_us: HashMap::new(),
+            forgotten: Vec::new(),
         }
     }
 
@@ -112,6 +121,7 @@ impl WindowState {
             .map(|plan| Output::new(&plan.output, emitting))
             .collect();
         let mut lates = Vec::with_capacity(emitting);
+        let mut capped = Vec::with_capacity(emitting);
         let rings = (rows.slots.iter().zip(rows.enters))
             .filter(|(_, enters)| **enters)
             .map(|(slot, _)| ring_of(*slot) + 1)
@@ -144,8 +154,14 @@ impl WindowState {
             for column in &values {
                 column.put(at, &mut row);
             }
-            let ring = self.rings.get_mut(ring_of(rows.slots[at]));
-            let (late, number) = accept(ring, &spec, &row, rows.credible_us[at], rows.clock_us[at]);
+            let ring_at = ring_of(rows.slots[at]);
+            let ring = self.rings.get_mut(ring_at);
+            let arrival = Arrival {
+                row: &row,
+                credible_us: rows.credible_us[at],
+                clock_us: rows.clock_us[at],
+            };
+            let (late, number) = accept(ring, &spec, &arrival, (&mut self.lost_us, ring_at));
             if rows.emits[at] {
                 lates.push(late);
                 let place = Place {
@@ -153,6 +169,11 @@ impl WindowState {
                     number,
                     late,
                 };
+                let lost_us = match self.lost_us.is_empty() {
+                    true => None,
+                    false => self.lost_us.get(&ring_at).copied(),
+                };
+                capped.push(lost_us.is_some_and(|lost_us| misses(ring, &spec, place, lost_us)));
                 emit(ring, &spec, &self.texts, place, &mut outputs, frame_rows)?;
             }
         }
@@ -168,6 +189,7 @@ impl WindowState {
         Ok(WindowOutput {
             columns,
             late: lates,
+            capped,
         })
     }
 
@@ -184,10 +206,15 @@ impl WindowState {
             if !self.rings.page(self.look).iter().any(idle) {
                 continue;
             }
+            let first = self.look * Paged::<Ring>::PAGE_VALUES;
             let page = self.rings.page_mut(self.look);
-            for ring in page.iter_mut() {
+            for (at, ring) in (first..).zip(page.iter_mut()) {
                 if spec.is_forgotten(ring.times, clock_us) {
                     *ring = Ring::default();
+                    self.lost_us.remove(&at);
+                    // Ring 0 is that of NULL, which has no slot to give back.
+                    self.forgotten
+                        .extend(at.checked_sub(1).map(|slot| slot as u32));
                 } else if ring.is_slack(spec.stride) {
                     forget(ring, &spec);
                     ring.tighten(spec.stride);
@@ -197,6 +224,18 @@ impl WindowState {
                 self.rings.release(self.look);
             }
         }
+    }
+
+    /// The slots of keys that have become as new and whose memory was given back since this was last asked.
+    /// When that is done shows in no result.
+    pub fn take_forgotten(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.forgotten)
+    }
+
+    /// Whether nothing is kept of a key.
+    pub fn is_unknown(&self, slot: u32) -> bool {
+        let at = ring_of(slot);
+        at >= self.rings.len() || self.rings.get(at).times == KeyTimes::NEVER
     }
 
     /// What is kept, and in how many bytes.
@@ -248,6 +287,12 @@ impl WindowState {
     /// Adds the rings to a snapshot, by reference.
     pub fn snapshot(&self, name: &str, snapshot: &mut Snapshot) {
         self.rings.snapshot(&format!("{name}/rings"), snapshot);
+        if !self.lost_us.is_empty() {
+            let mut lost: Vec<(usize, i64)> = self.lost_us.iter().map(|(k, v)| (*k, *v)).collect();
+            lost.sort_unstable();
+            let words = lost.into_iter().flat_map(|(ring, us)| [ring as i64, us]);
+            snapshot.add_value(&format!("{name}/capped"), words.collect::<Vec<i64>>());
+        }
         for (column, slot) in self.spec.slots.iter().enumerate() {
             if slot.storage == Storage::Text {
                 self.texts[column].snapshot(&format!("{name}/texts-{column}"), snapshot);
@@ -288,7 +333,16 @@ impl WindowState {
                 return Err(StateError::Mismatch("rows of other windows".into()));
             }
         }
+        let lost: Vec<i64> = match restored.section(&format!("{name}/capped")) {
+            Ok(section) => section.value()?,
+            Err(_) => Vec::new(),
+        };
+        self.lost_us = lost
+            .chunks_exact(2)
+            .map(|pair| (pair[0] as usize, pair[1]))
+            .collect();
         (self.rings, self.texts, self.look) = (rings, texts, 0);
+        self.forgotten.clear();
         Ok(())
     }
 }
@@ -318,17 +372,30 @@ impl WindowSpec {
     }
 }
 
-/// Takes a row into its key's ring. Returns whether it is late, and where it stands, if it is kept.
+/// A row that comes.
+struct Arrival<'a> {
+    row: &'a [u64],
+    credible_us: i64,
+    clock_us: i64,
+}
+
+/// Takes a row into its key's ring. Returns whether it is late, and where it stands, if it is kept. What the
+/// key gives up to the cap is noted in `lost_us` under the ring's number.
 fn accept(
     ring: &mut Ring,
     spec: &WindowSpec,
-    row: &[u64],
-    credible_us: i64,
-    clock_us: i64,
+    arrival: &Arrival<'_>,
+    (lost_us, at): (&mut HashMap<usize, i64>, usize),
 ) -> (bool, Option<u64>) {
+    let &Arrival {
+        row,
+        credible_us,
+        clock_us,
+    } = arrival;
     let time_us = row[0] as i64;
     if spec.is_forgotten(ring.times, clock_us) {
         *ring = Ring::default();
+        lost_us.remove(&at);
     }
     let late = ring.times != KeyTimes::NEVER
         && time_us < ring.times.newest_us.saturating_sub(spec.lateness_us);
@@ -341,6 +408,16 @@ fn accept(
     if !spec.all_rows && (row[1] == 0 || time_us < reach_us) {
         cursor::passed(ring, &spec.frames, row);
         return (late, None);
+    }
+    if let Some(rows_max) = spec.rows_max
+        && let Some(lost) = give_up(ring, spec, time_us, rows_max)
+    {
+        let newest = lost_us.entry(at).or_insert(lost.newest_us);
+        *newest = lost.newest_us.max(*newest);
+        if lost.is_the_row {
+            cursor::passed(ring, &spec.frames, row);
+            return (late, None);
+        }
     }
     if ring.is_full(spec.stride) {
         forget(ring, spec);
@@ -360,6 +437,69 @@ fn forget(ring: &mut Ring, spec: &WindowSpec) {
         cursor::leave(ring, &spec.frames, kept, stride);
         ring.drop_front(kept - first, stride);
     }
+}
+
+/// Whether a frame of the row at `place` may miss rows of its key that were given up to the cap, the newest
+/// of them at `lost_us`.
+fn misses(ring: &Ring, spec: &WindowSpec, place: Place, lost_us: i64) -> bool {
+    let in_time_us = ring.times.newest_us.saturating_sub(spec.lateness_us);
+    spec.frames.iter().any(|frame| match frame.frame {
+        Frame::Range {
+            preceding_us: Some(preceding_us),
+            until_us,
+        } => {
+            let start_us = (place.time_us.max(in_time_us)).saturating_sub(preceding_us);
+            start_us <= lost_us && start_us <= place.time_us.saturating_sub(until_us)
+        }
+        // What leaves the ring stays in such a frame, and is in it too soon where it ends before the row.
+        Frame::Range {
+            preceding_us: None,
+            until_us,
+        } => !place.late && place.time_us.saturating_sub(until_us) < lost_us,
+        Frame::Rows { preceding, .. } => match (place.number, preceding) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            // Counted from what is in reach, because it must not show when the rest is dropped.
+            (Some(number), Some(preceding)) => number < reach(ring, spec) + preceding,
+        },
+    })
+}
+
+/// What a key gives up.
+struct Lost {
+    /// Newest event time among it.
+    newest_us: i64,
+    /// It is the row that comes.
+    is_the_row: bool,
+}
+
+/// Makes room for a row at `time_us` where a key has `rows_max` that a frame can still reach: the oldest
+/// gives way, which may be the row itself.
+fn give_up(ring: &mut Ring, spec: &WindowSpec, time_us: i64, rows_max: u64) -> Option<Lost> {
+    let stride = spec.stride;
+    if ring.end(stride) - ring.first() < rows_max {
+        return None;
+    }
+    // When rows that no frame reaches are dropped must not show.
+    forget(ring, spec);
+    let (first, rows) = (ring.first(), ring.end(stride) - ring.first());
+    if rows < rows_max {
+        return None;
+    }
+    if time_us < ring.time_us(first, stride) {
+        return Some(Lost {
+            newest_us: time_us,
+            is_the_row: true,
+        });
+    }
+    let kept = first + rows + 1 - rows_max;
+    let newest_us = ring.time_us(kept - 1, stride);
+    cursor::leave(ring, &spec.frames, kept, stride);
+    ring.drop_front(kept - first, stride);
+    Some(Lost {
+        newest_us,
+        is_the_row: false,
+    })
 }
 
 /// Number of the first row that a frame can still reach.

@@ -12,7 +12,7 @@ use sanderling_schemas::NO_SLOT;
 use super::aggregate::Output;
 use super::ring::{KeyTimes, Ring};
 use super::spec::{Slot, Storage, WindowSpec};
-use super::state::{reach, ring_of};
+use super::state::{WindowState, reach, ring_of};
 use crate::{KnownKeys, Paged, StateError};
 
 /// The rings of one moment.
@@ -22,6 +22,46 @@ pub struct WindowView {
     rings: Paged<Ring>,
     texts: Vec<KnownKeys>,
     clock_us: i64,
+}
+
+/// The rows of one key, for whoever computes of them what windows have.
+#[derive(Debug, Clone)]
+pub struct KeyRows {
+    /// How far the key's rows have come.
+    pub times: KeyTimes,
+    /// Event times of the rows that a frame can still reach, in the order of (event time, arrival).
+    pub times_us: Vec<i64>,
+    /// The columns of the spec; of one that is only counted, whether it is there.
+    pub columns: Vec<ArrayRef>,
+    /// Which columns are only counted.
+    pub counted_only: Vec<bool>,
+}
+
+impl WindowState {
+    /// The rows of a key; `None` if there are more than `rows_max`.
+    ///
+    /// # Errors
+    /// [`StateError::Unsupported`] for a type that no ring keeps.
+    pub fn rows_of(&self, slot: u32, rows_max: usize) -> Result<Option<KeyRows>, StateError> {
+        let at = ring_of(slot);
+        let known = (at < self.rings.len()).then(|| self.rings.get(at));
+        let empty = Ring::default();
+        let ring = known.unwrap_or(&empty);
+        let spec = &self.spec;
+        if (ring.end(spec.stride) - reach(ring, spec)) as usize > rows_max {
+            return Ok(None);
+        }
+        let (_, times_us, columns) = collected(spec, std::iter::once((0, ring)));
+        let columns = (columns.into_iter().zip(&self.texts))
+            .map(|(column, texts)| column.finish(texts))
+            .collect::<Result<_, _>>()?;
+        Ok(Some(KeyRows {
+            times: ring.times,
+            times_us,
+            columns,
+            counted_only: counted_only(spec),
+        }))
+    }
 }
 
 /// What is known of one key without its rows.
@@ -63,18 +103,12 @@ impl WindowView {
     /// The type of each column as [`WindowView::rows`] gives it: of one of which no more is kept than
     /// whether it has a value, that.
     pub fn types(&self) -> Vec<DataType> {
-        (self.spec.columns.iter().zip(&self.spec.slots))
-            .map(|(column, slot)| match slot.storage {
-                Storage::Presence => DataType::Boolean,
-                _ => column.data_type.clone(),
-            })
-            .collect()
+        types(&self.spec)
     }
 
     /// Of which columns no more is kept than whether they have a value.
     pub fn counted_only(&self) -> Vec<bool> {
-        let only = |slot: &Slot| slot.storage == Storage::Presence;
-        self.spec.slots.iter().map(only).collect()
+        counted_only(&self.spec)
     }
 
     /// The rows of some keys, each in the order of (event time, arrival): for each row the index of its
@@ -83,30 +117,14 @@ impl WindowView {
     /// # Errors
     /// [`StateError::Unsupported`] for a type that no ring keeps.
     pub fn rows(&self, slots: &[u32]) -> Result<(Vec<u32>, Vec<ArrayRef>), StateError> {
-        let stride = self.spec.stride;
-        let types = self.types();
-        let mut owners = Vec::new();
-        let mut times_us = Vec::new();
-        let mut columns: Vec<Output> = types.iter().map(|t| Output::new(t, 0)).collect();
-        for (owner, slot) in (0u32..).zip(slots) {
-            let Some(ring) = self.ring(*slot) else {
-                continue;
-            };
-            for number in reach(ring, &self.spec)..ring.end(stride) {
-                let row = ring.row(number, stride);
-                owners.push(owner);
-                times_us.push(row[0] as i64);
-                for (column, slot) in columns.iter_mut().zip(&self.spec.slots) {
-                    match slot.storage {
-                        Storage::Presence => column.push_presence(has_value(row, *slot)),
-                        _ => column.push_stored(row, *slot),
-                    }
-                }
-            }
-        }
+        let rings = (0u32..)
+            .zip(slots)
+            .filter_map(|(owner, slot)| Some((owner, self.ring(*slot)?)));
+        let (owners, times_us, columns) = collected(&self.spec, rings);
         let mut arrays: Vec<ArrayRef> = vec![Arc::new(TimestampMicrosecondArray::from(times_us))];
         for (column, texts) in columns.into_iter().zip(&self.texts) {
-            arrays.push(column.finish_with(|text| texts.key(text))?);
+            // A text is never forgotten.
+            arrays.push(column.finish_with(|text| texts.key(text).unwrap_or_default())?);
         }
         Ok((owners, arrays))
     }
@@ -126,6 +144,39 @@ impl WindowView {
     }
 }
 
-fn has_value(row: &[u64], slot: Slot) -> bool {
-    row[1] & slot.bit != 0
+fn types(spec: &WindowSpec) -> Vec<DataType> {
+    (spec.columns.iter().zip(&spec.slots))
+        .map(|(column, slot)| match slot.storage {
+            Storage::Presence => DataType::Boolean,
+            _ => column.data_type.clone(),
+        })
+        .collect()
+}
+
+fn counted_only(spec: &WindowSpec) -> Vec<bool> {
+    let only = |slot: &Slot| slot.storage == Storage::Presence;
+    spec.slots.iter().map(only).collect()
+}
+
+/// The rows of rings that a frame can still reach: whose they are, their event times, and their columns.
+fn collected<'a>(
+    spec: &WindowSpec,
+    rings: impl Iterator<Item = (u32, &'a Ring)>,
+) -> (Vec<u32>, Vec<i64>, Vec<Output>) {
+    let (mut owners, mut times_us) = (Vec::new(), Vec::new());
+    let mut columns: Vec<Output> = types(spec).iter().map(|t| Output::new(t, 0)).collect();
+    for (owner, ring) in rings {
+        for number in reach(ring, spec)..ring.end(spec.stride) {
+            let row = ring.row(number, spec.stride);
+            owners.push(owner);
+            times_us.push(row[0] as i64);
+            for (column, slot) in columns.iter_mut().zip(&spec.slots) {
+                match slot.storage {
+                    Storage::Presence => column.push_presence(row[1] & slot.bit != 0),
+                    _ => column.push_stored(row, *slot),
+                }
+            }
+        }
+    }
+    (owners, times_us, columns)
 }

@@ -29,19 +29,19 @@ use crate::{FeatureError, LabelCounts};
 
 /// SQL compiled over a relation, and all that its windows remember.
 pub struct FeatureEngine {
-    relation: Arc<Relation>,
+    pub(crate) relation: Arc<Relation>,
     schema: FeatureSchema,
     scored: Vec<bool>,
-    labels: Option<LabelJoin>,
-    entities: Vec<EntityKeys>,
+    pub(crate) labels: Option<LabelJoin>,
+    pub(crate) entities: Vec<EntityKeys>,
     layers: Layers,
     joined_on: Vec<(String, Arc<Table>)>,
     /// By level.
-    groups: Vec<WindowGroup>,
+    pub(crate) groups: Vec<WindowGroup>,
     outputs: Outputs,
-    clock: Clock,
-    accepted: u64,
-    parity: Arc<ParityCheck>,
+    pub(crate) clock: Clock,
+    pub(crate) accepted: u64,
+    pub(crate) parity: Arc<ParityCheck>,
 }
 
 /// What a sample is taken of, beside a batch's features.
@@ -117,6 +117,7 @@ impl FeatureEngine {
     /// #     labels: None,
     /// #     lateness_us: 0,
     /// #     late_rows: LateRows::Decide,
+    /// #     rows_per_key_max: None,
     /// # });
     /// let sql = "SELECT count(*) OVER (PARTITION BY issuer(card) ORDER BY event_time \
     ///            RANGE INTERVAL '1 hour' PRECEDING) AS of_issuer FROM events";
@@ -455,6 +456,7 @@ impl FeatureEngine {
     pub fn snapshot(&self) -> Snapshot {
         let mut snapshot = Snapshot::default();
         snapshot.add_value("shape", self.shape());
+        snapshot.add_value("relation", self.relation_shape());
         snapshot.add_value("accepted", self.accepted);
         self.clock.snapshot("clock", &mut snapshot);
         for (number, entity) in self.entities.iter().enumerate() {
@@ -499,13 +501,25 @@ impl FeatureEngine {
 
     /// A digest of what gives the state its meaning.
     fn shape(&self) -> String {
-        let relation = &self.relation;
         let columns: Vec<_> = (self.layers.schema().fields().iter())
             .map(|field| format!("{} {}", field.name(), field.data_type()))
             .collect();
+        let (hash, relation) = (&self.schema.hash, self.described_relation());
+        hex::encode(Sha256::digest(format!("{hash} {columns:?} {relation}")))
+    }
+
+    /// A digest of what gives the state its meaning, but for the SQL.
+    pub(crate) fn relation_shape(&self) -> String {
+        hex::encode(Sha256::digest(self.described_relation()))
+    }
+
+    fn described_relation(&self) -> String {
+        let relation = &self.relation;
+        let columns: Vec<_> = (relation.schema.fields().iter())
+            .map(|field| format!("{} {}", field.name(), field.data_type()))
+            .collect();
         let described = format!(
-            "{} {columns:?} {:?} {:?} {:?} {:?} {} {:?}",
-            self.schema.hash,
+            "{columns:?} {:?} {:?} {:?} {:?} {} {:?}",
             relation.streams,
             relation.id,
             relation.entities,
@@ -514,11 +528,10 @@ impl FeatureEngine {
             relation.late_rows
         );
         // Without a cap it is what it was before there were any.
-        let described = match relation.rows_per_key_max {
+        match relation.rows_per_key_max {
             None => described,
             Some(rows) => format!("{described} {rows}"),
-        };
-        hex::encode(Sha256::digest(described))
+        }
     }
 
     /// Refuses a batch of another relation.

@@ -42,6 +42,10 @@ pub(crate) struct WindowGroup {
     /// Name and type of each part of the key, and the text of each argument.
     key_fields: Vec<Field>,
     argument_texts: Vec<String>,
+    /// Text and type of each argument; empty where it is of more than the event's own columns.
+    argument_kinds: Vec<String>,
+    /// Its key is of the event's own columns.
+    is_shared: bool,
     /// For each window, its type, and what computes it from the frame's rows, if no kernel does.
     results: Vec<(DataType, Option<FrameAggregate>)>,
     state: WindowState,
@@ -68,7 +72,7 @@ struct Prepared {
 }
 
 /// Where a group's slots come from.
-enum GroupKey {
+pub(crate) enum GroupKey {
     /// The key is an entity's, and so are the slots.
     Entity(usize),
     Own {
@@ -198,6 +202,7 @@ impl WindowGroup {
                 only: aggregate.only,
                 frame: call.frame,
                 data_type: call.data_type.clone(),
+                text: call.text.clone(),
                 again: accumulated.map(|(accumulated, _)| accumulated),
             });
             windows.push(number);
@@ -207,7 +212,22 @@ impl WindowGroup {
             .iter()
             .map(|key| key.schema_name().to_string())
             .collect();
-        let columns = columns.into_iter().flatten().collect();
+        let columns: Vec<Column> = columns.into_iter().flatten().collect();
+        // What reads a table or another window means something else where those do.
+        let is_of_event = |expr: &Expr| {
+            let refs = expr.column_refs();
+            refs.iter()
+                .all(|c| relation.schema.index_of(&c.name).is_ok())
+        };
+        let is_shared = key.iter().all(is_of_event);
+        let argument_kinds = (exprs.iter().zip(&columns))
+            .map(|(expr, column)| {
+                if !is_of_event(expr) {
+                    return String::new();
+                }
+                format!("{:?} {}", expr.schema_name().to_string(), column.data_type)
+            })
+            .collect();
         let key_fields = (key.iter().zip(&by))
             .map(|(key, text)| {
                 let data_type = type_of(&plan.compile(key, schema)?, schema)?;
@@ -246,6 +266,8 @@ impl WindowGroup {
             by: by.join(", ").into(),
             key,
             key_fields,
+            argument_kinds,
+            is_shared,
             argument_texts: (exprs.iter())
                 .map(|expr| expr.schema_name().to_string())
                 .collect(),
@@ -349,6 +371,31 @@ impl WindowGroup {
             footprint.bytes += index.bytes();
         }
         footprint
+    }
+
+    /// What its rows are keyed by: the same text means the same keys.
+    pub(crate) fn described_key(&self) -> String {
+        if !self.is_shared {
+            return String::new();
+        }
+        let parts = self
+            .key_fields
+            .iter()
+            .map(|f| format!("{:?} {}", f.name(), f.data_type()));
+        format!("by {}", parts.collect::<Vec<_>>().join(", "))
+    }
+
+    /// What its rows hold: for each column, the same text means the same values.
+    pub(crate) fn described_columns(&self) -> &[String] {
+        &self.argument_kinds
+    }
+
+    pub(crate) fn state(&self) -> &WindowState {
+        &self.state
+    }
+
+    pub(crate) fn key_and_state(&mut self) -> (&mut GroupKey, &mut WindowState) {
+        (&mut self.key, &mut self.state)
     }
 
     /// How the windows are computed again by other means.
@@ -455,6 +502,9 @@ impl WindowGroup {
     }
 
     pub(crate) fn snapshot(&self, name: &str, snapshot: &mut Snapshot) {
+        snapshot.add_value(&format!("{name}/by"), self.described_key());
+        snapshot.add_value(&format!("{name}/columns"), self.argument_kinds.join("\n"));
+        snapshot.add_value(&format!("{name}/shape"), self.state.shape());
         self.state.snapshot(name, snapshot);
         if let GroupKey::Own { index, .. } = &self.key {
             index.snapshot(&format!("{name}/keys"), snapshot);

@@ -217,6 +217,11 @@ impl LabelJoin {
         Ok(RecordBatch::try_new(rows.schema(), columns)?)
     }
 
+    /// Columns that a label takes over from its event, by number.
+    pub(crate) fn key_columns(&self) -> Vec<u64> {
+        self.keys.iter().map(|at| *at as u64).collect()
+    }
+
     /// What joining has come to, to be put back by [`LabelJoin::back_to`]. Pages are shared.
     pub(crate) fn mark(&self) -> (Referents, LabelCounts) {
         (self.events.clone(), self.counts)
@@ -233,6 +238,7 @@ impl LabelJoin {
 
     pub(crate) fn snapshot(&self, name: &str, snapshot: &mut Snapshot) {
         self.events.snapshot(&format!("{name}/events"), snapshot);
+        snapshot.add_value(&format!("{name}/keys"), self.key_columns());
         let counts = self.counts;
         snapshot.add_value(
             &format!("{name}/counts"),

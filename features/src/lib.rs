@@ -22,6 +22,7 @@ mod places;
 mod plan;
 mod program;
 mod scalar;
+mod take_over;
 mod view;
 mod windows;
 
@@ -33,4 +34,5 @@ pub use engine::FeatureEngine;
 pub use error::FeatureError;
 pub use labels::LabelCounts;
 pub use parity::{ParityReport, ParitySample};
+pub use take_over::{Filling, Folded, TakenOver};
 pub use view::{EngineView, KeyTable, WindowTable};

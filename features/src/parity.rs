@@ -29,6 +29,8 @@ pub(crate) const ROWS_MAX: usize = 20_000;
 const RELATIVE: f64 = 1e-9;
 /// The same, relative to the greatest value that went into each addition.
 const OF_ADDENDS: f64 = 1e-12;
+/// Values are all but one where they differ by less than this, relative to the greatest.
+const FLAT: f64 = 1e-3;
 
 /// What computes an engine's features again.
 pub(crate) struct ParityCheck {
@@ -48,6 +50,8 @@ pub(crate) struct Call {
     pub only: Option<usize>,
     pub frame: Frame,
     pub data_type: DataType,
+    /// As it is written.
+    pub text: String,
     /// DataFusion's accumulator; none where the function picks rows.
     pub again: Option<FrameAggregate>,
 }
@@ -90,6 +94,15 @@ impl ParityCheck {
             lateness_us,
             outputs,
         }
+    }
+
+    /// Names of the features that read a window.
+    pub(crate) fn features_of(&self, window: usize) -> Vec<String> {
+        let reads = self
+            .outputs
+            .iter()
+            .filter(|(_, _, windows)| windows.contains(&window));
+        reads.map(|(_, name, _)| name.clone()).collect()
     }
 }
 
@@ -265,7 +278,7 @@ impl Call {
             let (least, most) = (values.iter()).fold((f64::MAX, f64::MIN), |(least, most), v| {
                 (least.min(*v), most.max(*v))
             });
-            let is_flat = most - least <= 1e-6 * most.abs().max(least.abs());
+            let is_flat = most - least <= FLAT * most.abs().max(least.abs());
             if !finite || (divides && !values.is_empty() && is_flat) {
                 return Ok(false);
             }
@@ -296,8 +309,14 @@ impl Call {
                 true => (again * again, served * served, y * y),
                 false => (*again, *served, y * y),
             },
-            Function::Pair(Pair::Corr | Pair::Slope | Pair::Intercept | Pair::R2) => {
-                let allowed = 1e-6 * again.abs().max(served.abs()).max(1e-6);
+            // Quotients, of spreads that are no less than `FLAT` of the values.
+            Function::Pair(pair @ (Pair::Corr | Pair::Slope | Pair::Intercept | Pair::R2)) => {
+                let size = match pair {
+                    Pair::Slope => y / x,
+                    Pair::Intercept => y,
+                    _ => 1.0,
+                };
+                let allowed = 1e-6 * (again.abs().max(served.abs()) + size);
                 return Ok((again - served).abs() <= allowed);
             }
             Function::Pair(Pair::AvgX) => (*again, *served, x),

@@ -205,6 +205,10 @@ struct RunArgs {
     /// [stream=]path, with the columns _topic, _partition and _offset of their records.
     #[arg(long, value_name = "FILES")]
     history: Option<String>,
+    /// Go on from a state that was folded with other features or another model: windows that both have go
+    /// on, others are folded from the log as far as it reaches, and what then lacks rows is said.
+    #[arg(long)]
+    take_over: bool,
     /// Cores over which a batch is scored; changes no decision.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: u32,
@@ -615,6 +619,7 @@ fn answer(cli: &Cli, functions: &[Function]) -> Result<(), Vec<Failure>> {
             let options = run::RunOptions {
                 instance: args.instance.clone(),
                 history: files(&folder, history).map_err(one)?,
+                take_over: args.take_over,
                 threads: args.threads as usize,
             };
             let summary = run::run(&folder, &options).map_err(one)?;

@@ -89,7 +89,7 @@ fn the_page_on_operations_lists_every_metric() {
 
 #[test]
 fn no_event_shows_in_what_is_watched() {
-    // Labels are closed sets, or come from the settings.
+    // Labels are closed sets, or come from the settings or the features.
     let known = [
         "stream",
         "action",
@@ -99,6 +99,7 @@ fn no_event_shows_in_what_is_watched() {
         "topic",
         "partition",
         "end",
+        "feature",
     ];
     for metric in Metrics::new().declared() {
         for label in &metric.labels {

@@ -2,12 +2,13 @@
 
 mod functions;
 mod grammar;
-mod layered;
 mod kept;
+mod layered;
 mod oracle;
 mod parity;
 mod refusals;
 mod slt;
 mod stream;
 mod tables;
+mod take_over;
 mod times;

@@ -172,6 +172,7 @@ fn relation(events: &RecordBatch) -> Arc<Relation> {
         labels: None,
         lateness_us: 24 * HOUR_US,
         late_rows: LateRows::Decide,
+        rows_per_key_max: None,
     })
 }
 

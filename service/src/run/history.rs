@@ -11,7 +11,6 @@ use super::Service;
 use super::feed::give_up;
 use crate::failure::Failure;
 use crate::line::{Feeder, Input, Lane, Work};
-use crate::pipeline::Pipeline;
 use crate::replay::{input_failure, open_files};
 
 /// Rows of a batch of history.
@@ -52,8 +51,7 @@ impl Service<'_> {
         }
         self.health.starting("folding the history");
         let mut files = open_files(self.folder, &self.options.history, None, None)?;
-        let mut pipeline = Pipeline::new(self.folder, self.options.threads)?;
-        pipeline.drill = self.drill.clone();
+        let pipeline = self.new_pipeline()?;
         if !feeder.send(Input::Open(Lane::WHOLE, Box::new(pipeline))) {
             return Ok(false);
         }

@@ -31,7 +31,7 @@ pub struct Recovered {
 }
 
 /// What stops a recovery.
-enum Stopped {
+pub enum Stopped {
     Ingest(IngestError),
     Failure(Failure),
     /// The line has ended, or the service is asked to.
@@ -55,9 +55,7 @@ impl Service<'_> {
         feeder: &Feeder,
     ) -> Result<Option<Recovered>, Failure> {
         let started = Instant::now();
-        let mut pipeline = Pipeline::new(self.folder, self.options.threads)?;
-        pipeline.drill = self.drill.clone();
-        pipeline.sampler = self.sampler.clone();
+        let mut pipeline = self.new_pipeline()?;
         let mut recovered = Recovered {
             sequence: 0,
             next: committed.clone(),
@@ -65,12 +63,19 @@ impl Service<'_> {
         };
         let checkpoint = self.store(lane)?.newest()?;
         let checkpoint = match checkpoint {
-            Some(checkpoint) => self.with_all_models(lane, checkpoint, &pipeline)?,
-            None => None,
+            Some(checkpoint) if self.is_same(&checkpoint, &pipeline)? => {
+                self.with_all_models(lane, checkpoint, &pipeline)?
+            }
+            other => other,
         };
         let (order_from, checkpointed) = match checkpoint {
             None => Default::default(),
-            Some(checkpoint) => self.restore(checkpoint, &mut pipeline, &mut recovered)?,
+            Some(checkpoint) => {
+                match self.restore(lane, checkpoint, &mut pipeline, &mut recovered)? {
+                    None => return Ok(None),
+                    Some(from) => from,
+                }
+            }
         };
         let at_checkpoint = recovered.sequence;
         if self.folder.settings.output.order.is_none() && at_checkpoint > 0 {
@@ -124,6 +129,12 @@ impl Service<'_> {
         Ok(Some(recovered))
     }
 
+    /// Whether a checkpoint is of these features; if not, it is to be taken over.
+    fn is_same(&self, checkpoint: &Checkpoint, pipeline: &Pipeline) -> Result<bool, Failure> {
+        let (before, now) = (&checkpoint.manifest.versions, pipeline.judge.versions());
+        same_state(before, now, self.options.take_over)
+    }
+
     /// The checkpoint, if it holds the state of every model. One that has come since has to fold all
     /// that the others have: then the log is folded again from its beginning.
     fn with_all_models(
@@ -154,28 +165,36 @@ impl Service<'_> {
     }
 
     /// Puts a checkpoint's state in place; returns where its order records begin, and where its
-    /// input stood.
+    /// input stood. `None` if the service was asked to stop on the way.
     fn restore(
         &self,
+        lane: Lane,
         checkpoint: Checkpoint,
         pipeline: &mut Pipeline,
         recovered: &mut Recovered,
-    ) -> Result<(Offsets, Offsets), Failure> {
+    ) -> Result<Option<(Offsets, Offsets)>, Failure> {
+        let is_same = self.is_same(&checkpoint, pipeline)?;
         let manifest = checkpoint.manifest;
-        same_state(&manifest.versions, pipeline.judge.versions())?;
         let unreadable = |e: String| {
             Failure::new("checkpoint", e).cure(
                 "this checkpoint is of another program: go on with the program that wrote it, or remove the state folder and begin anew with --history",
             )
         };
-        pipeline
-            .features
-            .restore(checkpoint.windows)
-            .map_err(|e| unreadable(e.to_string()))?;
-        pipeline
-            .models
-            .restore(&checkpoint.models)
-            .map_err(|e| unreadable(e.to_string()))?;
+        if is_same {
+            pipeline
+                .features
+                .restore(checkpoint.windows)
+                .map_err(|e| unreadable(e.to_string()))?;
+            pipeline
+                .models
+                .restore(&checkpoint.models)
+                .map_err(|e| unreadable(e.to_string()))?;
+        } else {
+            let taken = self.take_over(lane, &checkpoint.windows, manifest.sequence, pipeline)?;
+            if taken.is_none() {
+                return Ok(None);
+            }
+        }
         let position: LanePosition =
             serde_json::from_value(manifest.position).map_err(|e| unreadable(e.to_string()))?;
         let order: LanePosition =
@@ -186,7 +205,7 @@ impl Service<'_> {
         for (topic, partition, next) in checkpointed.iter() {
             move_on(&mut recovered.next, topic, partition, next);
         }
-        Ok((order.offsets(), checkpointed))
+        Ok(Some((order.offsets(), checkpointed)))
     }
 
     /// Folds what one order record names.
@@ -272,24 +291,36 @@ fn move_on(offsets: &mut Offsets, topic: &str, partition: Partition, next: Offse
 }
 
 /// Whether state made by `before` is state of `now`: the broker, the policy, the deadline and the
-/// output may have changed, what is folded may not.
-fn same_state(before: &Versions, now: &Versions) -> Result<(), Failure> {
+/// output may have changed, what is folded may not, unless it is to be taken over.
+fn same_state(before: &Versions, now: &Versions, take_over: bool) -> Result<bool, Failure> {
     let differs = [
         ("pipeline.yaml", &before.pipeline, &now.pipeline),
         ("features.sql", &before.features, &now.features),
     ]
     .into_iter()
     .find(|(_, before, now)| before != now);
-    match differs {
-        None => Ok(()),
-        Some((what, before, now)) => Err(Failure::new(
-            "checkpoint",
-            format!(
-                "the state was folded with another version of {what} ({} then, {} now)",
-                short(before),
-                short(now)
-            ),
-        )
-        .cure("put it back as it was; or serve the new version as a pipeline folder of another name, with --history to give it its past")),
+    let Some((what, before, now)) = differs else {
+        return Ok(true);
+    };
+    let is_relation = what == "pipeline.yaml";
+    if take_over && !is_relation {
+        return Ok(false);
     }
+    let cure = match is_relation {
+        true => {
+            "put it back as it was; or serve the new version as a pipeline folder of another name, with --history to give it its past"
+        }
+        false => {
+            "put it back as it was; or start once with --take-over: windows that both have go on, others are folded from the log as far as it reaches, and what then lacks rows is said; or serve the new version as a pipeline folder of another name, with --history to give it its past"
+        }
+    };
+    Err(Failure::new(
+        "checkpoint",
+        format!(
+            "the state was folded with another version of {what} ({} then, {} now)",
+            short(before),
+            short(now)
+        ),
+    )
+    .cure(cure))
 }

@@ -18,6 +18,7 @@
 //! enough (`exact`), and exact addition forgets its history. Least and greatest values are looked for in
 //! blocks of rows (`blocks`). What has no such kernel is computed from the frame's rows, each time.
 
+mod adopt;
 mod aggregate;
 mod blocks;
 mod column;
@@ -29,6 +30,7 @@ mod spec;
 mod state;
 mod view;
 
+pub use adopt::RingShape;
 pub use ring::KeyTimes;
 pub use spec::{Aggregate, COLUMNS_MAX, Column, Frame, Function, Pair, WindowSpec};
 pub use state::{Footprint, FrameRows, WindowOutput, WindowRows, WindowState};

@@ -236,6 +236,11 @@ impl Ring {
         }
     }
 
+    /// Whether its words are rows of `stride` words.
+    pub(super) fn has_whole_rows(&self, stride: usize) -> bool {
+        (self.rows.len() - self.dead as usize).is_multiple_of(stride)
+    }
+
     /// Whether rows and cursors have the shape that a spec gives them.
     pub(super) fn fits(&self, stride: usize, cursor_words: usize) -> bool {
         self.rows.len().is_multiple_of(stride)

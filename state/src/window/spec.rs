@@ -141,7 +141,7 @@ pub(super) enum Storage {
 }
 
 impl Storage {
-    fn words(self) -> usize {
+    pub(super) fn words(self) -> usize {
         match self {
             Storage::Presence => 0,
             Storage::Int | Storage::Float | Storage::Text => 1,

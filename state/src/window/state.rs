@@ -18,6 +18,8 @@ use crate::{KeyIndex, Paged, StateError};
 const AHEAD: usize = 6;
 /// One key's ring is looked at for old rows for so many rows taken.
 const ROWS_PER_LOOK: usize = 4;
+/// So many times more rings are looked at while most of them are old.
+const MORE_LOOKS: usize = 7;
 
 /// The rings of all keys.
 #[derive(Debug, Clone)]
@@ -30,7 +32,7 @@ pub struct WindowState {
     /// Page of rings that is looked at for old rows next.
     look: usize,
     /// Newest event time among the rows that a key has given up to the cap, by ring.
-    lost_us: HashMap<usize, i64>,
+    pub(super) lost_us: HashMap<usize, i64>,
     /// Keys that have become as new since they were last asked for.
     forgotten: Vec<u32>,
 }
@@ -196,17 +198,20 @@ impl WindowState {
     /// Looks at some rings, and gives back the memory of rows that no frame can reach any more.
     fn tidy(&mut self, clock_us: i64, rings: usize) {
         let spec = self.spec.clone();
-        for _ in 0..rings
-            .div_ceil(Paged::<Ring>::PAGE_VALUES)
-            .min(self.rings.pages())
-        {
+        let page_rings = Paged::<Ring>::PAGE_VALUES;
+        let mut pages = rings.div_ceil(page_rings).min(self.rings.pages());
+        // Keys that come once come faster than that. Where most of a page was forgotten, so are others.
+        let mut more = (pages * MORE_LOOKS).min(self.rings.pages() - pages);
+        while pages > 0 {
+            pages -= 1;
             self.look = (self.look + 1) % self.rings.pages();
+            let before = self.forgotten.len();
             let idle =
                 |ring: &Ring| spec.is_forgotten(ring.times, clock_us) || ring.is_slack(spec.stride);
             if !self.rings.page(self.look).iter().any(idle) {
                 continue;
             }
-            let first = self.look * Paged::<Ring>::PAGE_VALUES;
+            let first = self.look * page_rings;
             let page = self.rings.page_mut(self.look);
             for (at, ring) in (first..).zip(page.iter_mut()) {
                 if spec.is_forgotten(ring.times, clock_us) {
@@ -222,6 +227,9 @@ impl WindowState {
             }
             if page.iter().all(|ring| ring.times == KeyTimes::NEVER) {
                 self.rings.release(self.look);
+            }
+            if more > 0 && (self.forgotten.len() - before) * 2 >= page_rings {
+                (pages, more) = (pages + 1, more - 1);
             }
         }
     }

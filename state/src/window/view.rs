@@ -38,15 +38,16 @@ pub struct KeyRows {
 }
 
 impl WindowState {
-    /// The rows of a key; `None` if there are more than `rows_max`.
+    /// The rows of a key; `None` if there are more than `rows_max`, or if it has been forgotten.
     ///
     /// # Errors
     /// [`StateError::Unsupported`] for a type that no ring keeps.
     pub fn rows_of(&self, slot: u32, rows_max: usize) -> Result<Option<KeyRows>, StateError> {
         let at = ring_of(slot);
         let known = (at < self.rings.len()).then(|| self.rings.get(at));
-        let empty = Ring::default();
-        let ring = known.unwrap_or(&empty);
+        let Some(ring) = known.filter(|ring| ring.times != KeyTimes::NEVER) else {
+            return Ok(None);
+        };
         let spec = &self.spec;
         if (ring.end(spec.stride) - reach(ring, spec)) as usize > rows_max {
             return Ok(None);

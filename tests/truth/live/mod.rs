@@ -14,6 +14,7 @@ mod harness;
 mod http;
 mod ladder;
 mod looked_at;
+mod new_features;
 mod rebalance;
 mod recorded;
 mod refusals;

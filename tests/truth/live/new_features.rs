@@ -1,0 +1,138 @@
+//! Another features.sql goes on from the state of the one before.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::agreement::{bit_equal, each_once};
+use super::broker::Broker;
+use super::deployed::{Deployed, refusal};
+use super::foreign::Isolation;
+use super::recorded::record;
+use crate::outcome::Outcome;
+use crate::sanderling::answer;
+
+const PAYMENTS: usize = 2_000;
+/// Of these, those that the features before have decided.
+const BEFORE: usize = 1_500;
+const LIVE_WITHIN: Duration = Duration::from_secs(60);
+const DONE_WITHIN: Duration = Duration::from_secs(120);
+
+#[test]
+fn new_features_take_over_and_fold_what_they_lack() {
+    let broker = Broker::shared();
+    let deployed = Deployed::new("pipelines/card-fraud", "taken-over", 1, broker);
+    // Wide enough for nothing to be a backlog, which a plain replay does not know.
+    deployed.edit(|settings| settings["deadline_ms"] = 600_000.into());
+    let mut foreign = broker.foreign();
+    deployed.create_topics(&mut foreign, &["transactions", "labels"]);
+    let simulated = deployed.beside("payments.jsonl");
+    let simulated = simulated.to_str().expect("a plain path");
+    let simulate = [
+        "simulate",
+        "card-fraud",
+        "--seed",
+        "31",
+        "--days",
+        "1",
+        "--start",
+        "2026-01-01",
+    ];
+    answer(&[&simulate[..], &["--out", simulated]].concat());
+    let payments = deployed.topic("transactions");
+    let mut produce = |from: usize, to: usize| {
+        foreign.ask(
+            &json!({"do": "produce", "topic": &payments, "file": simulated,
+            "key": "card_id", "from": from, "to": to}),
+        );
+        foreign.wait_for_end(&deployed.group(), &[&payments], DONE_WITHIN);
+    };
+    let mut service = deployed.start("one");
+    service.wait_until_live(LIVE_WITHIN);
+    produce(0, BEFORE);
+    service.stop();
+
+    // A frame that is shorter, and one that is longer than what was kept; the model takes both.
+    let file = deployed.folder().join("features.sql");
+    let sql = std::fs::read_to_string(&file).expect("features");
+    let hash = |sql: &str| {
+        let out = std::process::Command::new("sh")
+            .args(["-c", "printf %s \"$0\" | sha256sum", sql])
+            .output()
+            .expect("sha256sum runs");
+        String::from_utf8_lossy(&out.stdout)[..64].to_string()
+    };
+    let changed = sql
+        .replacen("INTERVAL '15 minutes'", "INTERVAL '20 minutes'", 1)
+        .replacen("terminal_1h  AS (PARTITION BY terminal_id ORDER BY event_time RANGE BETWEEN INTERVAL '1 hour'",
+            "terminal_1h  AS (PARTITION BY terminal_id ORDER BY event_time RANGE BETWEEN INTERVAL '40 days'", 1);
+    assert!(changed.contains("40 days"), "the window is there");
+    assert_ne!(sql, changed);
+    std::fs::write(&file, &changed).expect("features");
+    let manifest = deployed.folder().join("model/manifest.json");
+    let text = std::fs::read_to_string(&manifest).expect("a manifest");
+    assert!(
+        text.contains(&hash(&sql)),
+        "the model says of which features it is"
+    );
+    std::fs::write(&manifest, text.replace(&hash(&sql), &hash(&changed))).expect("a manifest");
+
+    let (status, failure) = refusal(deployed.run(&["--instance", "one"]), LIVE_WITHIN);
+    assert_eq!(status, 1, "{failure}");
+    let cure = failure["cure"].as_str().expect("a cure");
+    assert!(cure.contains("--take-over"), "{failure}");
+
+    let mut service = deployed.start_with("one", &["--take-over"]);
+    service.wait_until_live(LIVE_WITHIN);
+    produce(BEFORE, PAYMENTS);
+    let (_, metrics) = service.get("/metrics").expect("metrics");
+    service.stop();
+    for line in metrics
+        .lines()
+        .filter(|line| line.starts_with("sanderling_parity_mismatches"))
+    {
+        assert!(line.ends_with(" 0"), "{line}");
+    }
+    let checked = |line: &str| {
+        line.strip_prefix("sanderling_parity_rows_total ")
+            .map(str::to_string)
+    };
+    let checked = metrics.lines().find_map(checked).expect("a count");
+    assert_ne!(checked, "0", "some rows were computed again");
+
+    let events = foreign.consume(&[&payments], Isolation::Committed);
+    let decisions = foreign.consume(&[&deployed.topic("decisions")], Isolation::Committed);
+    each_once(&events, &decisions);
+    // As if the new features had been there from the beginning.
+    let all = deployed.beside("all.jsonl");
+    record(&events, &all);
+    let out = deployed.beside("replayed");
+    let plain = |path: &std::path::Path| path.to_str().expect("a plain path").to_string();
+    answer(&[
+        "replay",
+        &plain(&deployed.folder()),
+        "--input",
+        &plain(&all),
+        "--out",
+        &plain(&out),
+    ]);
+    let replayed = Outcome::read(&out)
+        .decisions
+        .slice(BEFORE, PAYMENTS - BEFORE);
+    let id = |n: usize| format!("{payments}/0/{n}");
+    let later: Vec<_> = decisions
+        .into_iter()
+        .filter(|decision| {
+            let offset = decision
+                .key
+                .as_deref()
+                .and_then(|key| key.rsplit('/').next());
+            offset
+                .and_then(|offset| offset.parse::<usize>().ok())
+                .expect("an id")
+                >= BEFORE
+        })
+        .collect();
+    assert_eq!(later.len(), PAYMENTS - BEFORE, "from {}", id(BEFORE));
+    bit_equal(&later, &replayed);
+}

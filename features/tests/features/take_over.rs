@@ -86,7 +86,8 @@ proptest! {
         let mut filling = engine(&after(&all));
         let taken = filling.take_over(&restored(&old), Folded::Nothing).unwrap();
         prop_assert_eq!((taken.shared, taken.folded), (SHARED.len(), 0));
-        let lacking: Vec<String> = taken.filling.iter().flat_map(|f| f.features.clone()).collect();
+        let mut lacking: Vec<String> = taken.filling.iter().flat_map(|f| f.features.clone()).collect();
+        lacking.sort();
         prop_assert_eq!(lacking, ["x", "y", "z"].map(String::from));
 
         // Folded from the log as well, all is there.

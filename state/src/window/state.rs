@@ -18,8 +18,11 @@ use crate::{KeyIndex, Paged, StateError};
 const AHEAD: usize = 6;
 /// One key's ring is looked at for old rows for so many rows taken.
 const ROWS_PER_LOOK: usize = 4;
-/// So many times more rings are looked at while most of them are old.
+/// So many times more rings are looked at while a quarter of them is old.
 const MORE_LOOKS: usize = 7;
+/// From one page that is looked at to the next, a prime: page by page a look would follow the newest keys
+/// and never come back to what has died behind it.
+const STRIDE_PAGES: usize = 7919;
 
 /// The rings of all keys.
 #[derive(Debug, Clone)]
@@ -200,11 +203,15 @@ impl WindowState {
         let spec = self.spec.clone();
         let page_rings = Paged::<Ring>::PAGE_VALUES;
         let mut pages = rings.div_ceil(page_rings).min(self.rings.pages());
-        // Keys that come once come faster than that. Where most of a page was forgotten, so are others.
+        // Keys that come once come faster than that. Where a part of a page was forgotten, so are others.
         let mut more = (pages * MORE_LOOKS).min(self.rings.pages() - pages);
+        let stride = match self.rings.pages() % STRIDE_PAGES {
+            0 => 1,
+            _ => STRIDE_PAGES,
+        };
         while pages > 0 {
             pages -= 1;
-            self.look = (self.look + 1) % self.rings.pages();
+            self.look = (self.look + stride) % self.rings.pages();
             let before = self.forgotten.len();
             let idle =
                 |ring: &Ring| spec.is_forgotten(ring.times, clock_us) || ring.is_slack(spec.stride);
@@ -228,7 +235,7 @@ impl WindowState {
             if page.iter().all(|ring| ring.times == KeyTimes::NEVER) {
                 self.rings.release(self.look);
             }
-            if more > 0 && (self.forgotten.len() - before) * 2 >= page_rings {
+            if more > 0 && (self.forgotten.len() - before) * 4 >= page_rings {
                 (pages, more) = (pages + 1, more - 1);
             }
         }

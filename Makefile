@@ -8,10 +8,10 @@ BIN     := $(TARGET)/$(PROFILE)/sanderling
 DEMO    := --for 60s
 # Arguments of the latency bench, for example: make bench-live LIVE="steady --quick"
 LIVE    :=
-# The public handbook stream, for `make figures`.
+# The public handbook stream, for `make figures` and `make bench-windows`.
 DATA    := data/fraud-handbook.parquet
 
-.PHONY: setup setup-tests build demo test bench-live model figures compose-check
+.PHONY: setup setup-tests build demo test bench-live bench-windows model figures compose-check
 
 setup:
 	@sh .ci/setup.sh
@@ -31,6 +31,10 @@ test: setup-tests
 # Latency on a real broker, seen from outside, beside a bare copy of the topic.
 bench-live: setup-tests
 	cargo bench --locked --profile $(PROFILE) --workspace --bench latency -- $(LIVE)
+
+# Windows side by side with DataFusion's and Flink's from PyPI: needs Python 3.9 to 3.12 and Java 17.
+bench-windows: setup-tests
+	python3 features/benches/compare/compare.py $(DATA) out/compare
 
 # Trains the model that pipelines/card-fraud ships, on simulated payments.
 model: build

@@ -1,6 +1,6 @@
 //! Time of one batch through the feature engine, by its number of rows, for a pipeline's features.
 //!
-//! `cargo bench --profile measure -p sanderling-features --bench batches [-- FEATURES.sql]`
+//! `cargo bench --profile measure -p sanderling-features --bench batches [-- FEATURES.sql] [ROWS]`
 //!
 //! The relation is that of `pipelines/card-fraud`, whose features are taken if no other are named; the stream
 //! is made up: 2,000 cards, 3,000 terminals and 2,200 devices, two payments a second, and labels of one payment
@@ -143,8 +143,12 @@ fn batch(relation: &Relation, from: usize, count: usize) -> EventBatch {
 }
 
 fn main() {
-    let path = (std::env::args().skip(1))
-        .find(|argument| !argument.starts_with("--"))
+    let arguments: Vec<String> = (std::env::args().skip(1))
+        .filter(|argument| !argument.starts_with("--"))
+        .collect();
+    let only: Option<usize> = arguments.iter().find_map(|rows| rows.parse().ok());
+    let path = (arguments.into_iter())
+        .find(|argument| argument.ends_with(".sql"))
         .unwrap_or_else(|| {
             concat!(
                 env!("CARGO_MANIFEST_DIR"),
@@ -165,7 +169,7 @@ fn main() {
         );
         at += 4096;
     }
-    for rows in [1, 11, 64, 256, 1024, 4096] {
+    for rows in only.map_or(vec![1, 11, 64, 256, 1024, 4096], |rows| vec![rows]) {
         let batches = (40_000 / rows).clamp(20, 2_000);
         let mut took_ns: Vec<u64> = (0..batches)
             .map(|_| {

@@ -123,20 +123,35 @@ impl<'a> Input<'a> {
         }
     }
 
-    #[inline]
-    pub(crate) fn value(&self, row: usize) -> Value {
-        if self.nulls.is_some_and(|nulls| nulls.is_null(row)) {
-            return match self.failed.get(row) {
-                Some(true) => Value::Failed,
-                _ => Value::Null,
+    /// Reads the values of rows from number `from` on.
+    pub(crate) fn read(&self, from: usize, into: &mut [Value]) {
+        let rows = from..from + into.len();
+        macro_rules! read {
+            ($values:expr, $value:expr) => {
+                for (value, read) in into.iter_mut().zip(&$values[rows.clone()]) {
+                    *value = $value(*read);
+                }
             };
         }
         match self.values {
-            Values::Bools(values) => values.value(row).into(),
-            Values::Shorts(values) => Value::Int(values[row].into()),
-            Values::Ints(values) => Value::Int(values[row]),
-            Values::Floats(values) => Value::Float(values[row]),
-            Values::Wides(values) => Value::Wide(values[row]),
+            Values::Bools(values) => {
+                for (value, row) in into.iter_mut().zip(rows.clone()) {
+                    *value = values.value(row).into();
+                }
+            }
+            Values::Shorts(values) => read!(values, |value: i32| Value::Int(value.into())),
+            Values::Ints(values) => read!(values, Value::Int),
+            Values::Floats(values) => read!(values, Value::Float),
+            Values::Wides(values) => read!(values, Value::Wide),
+        }
+        let Some(nulls) = self.nulls else { return };
+        for (value, row) in into.iter_mut().zip(rows) {
+            if nulls.is_null(row) {
+                *value = match self.failed.get(row) {
+                    Some(true) => Value::Failed,
+                    _ => Value::Null,
+                };
+            }
         }
     }
 }
@@ -167,17 +182,23 @@ impl Built {
         }
     }
 
-    #[inline]
-    pub(crate) fn push(&mut self, value: Value) {
-        self.valid
-            .push(!matches!(value, Value::Null | Value::Failed));
-        match (&mut self.values, value) {
-            (Filled::Ints(values), Value::Int(value)) => values.push(value),
-            (Filled::Floats(values), Value::Float(value)) => values.push(value),
-            (Filled::Wides(values), Value::Wide(value)) => values.push(value),
-            (Filled::Ints(values), _) => values.push(0),
-            (Filled::Floats(values), _) => values.push(0.0),
-            (Filled::Wides(values), _) => values.push(0),
+    /// Appends values.
+    pub(crate) fn extend(&mut self, values: &[Value]) {
+        let is_valid = |value: &Value| !matches!(value, Value::Null | Value::Failed);
+        self.valid.extend(values.iter().map(is_valid));
+        match &mut self.values {
+            Filled::Ints(filled) => filled.extend(values.iter().map(|value| match value {
+                Value::Int(value) => *value,
+                _ => 0,
+            })),
+            Filled::Floats(filled) => filled.extend(values.iter().map(|value| match value {
+                Value::Float(value) => *value,
+                _ => 0.0,
+            })),
+            Filled::Wides(filled) => filled.extend(values.iter().map(|value| match value {
+                Value::Wide(value) => *value,
+                _ => 0,
+            })),
         }
     }
 

@@ -1,9 +1,9 @@
-//! Expressions over a batch's columns, compiled to one program that runs row by row.
+//! Expressions over a batch's columns, compiled to one program.
 //!
 //! DataFusion's expressions make an array for each of their nodes. A live batch has a dozen rows, so that
 //! nearly all of a feature's cost would be arrays, and an expression that stands in several features would be
-//! computed in each. Here each different expression is one step, a step knows how to compute one value
-//! from those before it, and only what is asked for becomes an array. What has no step of its own is evaluated
+//! computed in each. Here each different expression is one step, which computes its values of some rows
+//! from those of the steps before it, and only what is asked for becomes an array. What has no step of its own is evaluated
 //! by DataFusion and read like a column. Both give the same bits.
 
 use std::collections::HashMap;
@@ -73,6 +73,9 @@ enum Step {
 
 type Expr = Arc<dyn PhysicalExpr>;
 
+/// Rows that one step is computed for before the next: their values stay near the core.
+const CHUNK_ROWS: usize = 64;
+
 impl Program {
     /// Compiles expressions over columns of `schema`, each with the text that errors name.
     pub(crate) fn new(exprs: impl IntoIterator<Item = (Expr, String)>, schema: &Schema) -> Self {
@@ -118,13 +121,20 @@ impl Program {
             })
             .collect();
         if !columns.is_empty() {
-            let mut values = vec![Value::Null; self.steps.len()];
-            for row in 0..rows.num_rows() {
+            let chunk = rows.num_rows().min(CHUNK_ROWS);
+            let mut values = vec![Value::Null; self.steps.len() * chunk];
+            for from in (0..rows.num_rows()).step_by(CHUNK_ROWS) {
+                let count = (rows.num_rows() - from).min(CHUNK_ROWS);
                 for (at, step) in self.steps.iter().enumerate() {
-                    values[at] = step.value(row, &inputs, &values);
+                    let (before, values) = values.split_at_mut(at * chunk);
+                    let before = Before {
+                        values: before,
+                        chunk,
+                    };
+                    step.fill(&mut values[..count], from, &inputs, &before);
                 }
                 for (step, column) in &mut columns {
-                    column.push(values[*step]);
+                    column.extend(&values[*step * chunk..][..count]);
                 }
             }
         }
@@ -141,42 +151,81 @@ impl Program {
     }
 }
 
+/// The values of steps that were computed before, `chunk` of each.
+struct Before<'a> {
+    values: &'a [Value],
+    chunk: usize,
+}
+
+impl Before<'_> {
+    fn of(&self, step: usize) -> &[Value] {
+        &self.values[step * self.chunk..][..self.chunk]
+    }
+}
+
 impl Step {
-    #[inline]
-    fn value(&self, row: usize, inputs: &[Option<Input<'_>>], values: &[Value]) -> Value {
-        let of = |step: &usize| values[*step];
+    /// Computes the values of rows from number `from` on.
+    fn fill(
+        &self,
+        values: &mut [Value],
+        from: usize,
+        inputs: &[Option<Input<'_>>],
+        before: &Before<'_>,
+    ) {
+        let one = |values: &mut [Value], a: &usize, f: &dyn Fn(Value) -> Value| {
+            for (value, a) in values.iter_mut().zip(before.of(*a)) {
+                *value = f(*a);
+            }
+        };
+        macro_rules! two {
+            ($a:expr, $b:expr, $f:expr) => {
+                for ((value, a), b) in (values.iter_mut().zip(before.of(*$a))).zip(before.of(*$b)) {
+                    *value = $f(*a, *b);
+                }
+            };
+        }
         match self {
-            Step::Read(source) => inputs[*source]
-                .as_ref()
-                .map_or(Value::Null, |input| input.value(row)),
-            Step::Constant(value) => *value,
-            Step::Integers(by, a, b, short) => of(a).integers(of(b), *by, *short),
-            Step::Floats(by, a, b) => of(a).floats(of(b), *by),
-            Step::Decimals(by, a, b, scaled) => of(a).decimals(of(b), *by, *scaled),
-            Step::Compare(by, a, b) => of(a).compare(of(b), *by),
-            Step::And(a, b) => of(a).and(of(b)),
-            Step::Or(a, b) => of(a).or(of(b)),
-            Step::Not(a) => of(a).not(),
-            Step::IsNull(a) => of(a).is_null(),
-            Step::IsNotNull(a) => of(a).is_null().not(),
-            Step::OneOf(a, known, none) => of(a).then(|value| match value {
-                Value::Int(value) => (known.contains(&value) != *none).into(),
-                _ => unreachable!("compiled for integers"),
-            }),
+            Step::Read(source) => {
+                if let Some(input) = &inputs[*source] {
+                    input.read(from, values);
+                }
+            }
+            Step::Constant(constant) => values.fill(*constant),
+            Step::Integers(by, a, b, short) => {
+                two!(a, b, |a: Value, b| a.integers(b, *by, *short));
+            }
+            Step::Floats(by, a, b) => two!(a, b, |a: Value, b| a.floats(b, *by)),
+            Step::Decimals(by, a, b, scaled) => {
+                two!(a, b, |a: Value, b| a.decimals(b, *by, *scaled));
+            }
+            Step::Compare(by, a, b) => two!(a, b, |a: Value, b| a.compare(b, *by)),
+            Step::And(a, b) => two!(a, b, |a: Value, b| a.and(b)),
+            Step::Or(a, b) => two!(a, b, |a: Value, b| a.or(b)),
+            Step::NullIf(a, b) => two!(a, b, |a: Value, b| a.null_if(b)),
+            Step::Not(a) => one(values, a, &Value::not),
+            Step::IsNull(a) => one(values, a, &Value::is_null),
+            Step::IsNotNull(a) => one(values, a, &|a| a.is_null().not()),
+            Step::OneOf(a, known, none) => one(values, a, &|a| a.one_of(known, *none)),
+            Step::Cast(a, from, to) => one(values, a, &|a| a.cast(*from, *to)),
+            Step::Ln(a) => one(values, a, &Value::ln),
+            Step::Part(part, a) => one(values, a, &|a| a.part(*part)),
             Step::Case(branches, otherwise) => {
-                for (when, then) in branches {
-                    match of(when) {
-                        Value::Failed => return Value::Failed,
-                        holds if holds.is_true() => return of(then),
-                        _ => {}
+                // Of branches that hold, the first is taken: so the last is tried first.
+                match otherwise {
+                    Some(otherwise) => one(values, otherwise, &|value| value),
+                    None => values.fill(Value::Null),
+                }
+                for (when, then) in branches.iter().rev() {
+                    let branch = before.of(*when).iter().zip(before.of(*then));
+                    for (value, (when, then)) in values.iter_mut().zip(branch) {
+                        match when {
+                            Value::Failed => *value = Value::Failed,
+                            when if when.is_true() => *value = *then,
+                            _ => {}
+                        }
                     }
                 }
-                otherwise.as_ref().map_or(Value::Null, of)
             }
-            Step::NullIf(a, b) => of(a).null_if(of(b)),
-            Step::Cast(a, from, to) => of(a).cast(*from, *to),
-            Step::Ln(a) => of(a).ln(),
-            Step::Part(part, a) => of(a).part(*part),
         }
     }
 }

@@ -131,6 +131,14 @@ impl Value {
         }
     }
 
+    /// Whether an integer is one of those `known`, or `none` of them.
+    pub(crate) fn one_of(self, known: &[i64], none: bool) -> Value {
+        match self {
+            Value::Int(value) => (known.contains(&value) != none).into(),
+            other => other,
+        }
+    }
+
     /// NULL where both are the same.
     pub(crate) fn null_if(self, other: Value) -> Value {
         match (self, other) {

@@ -1,0 +1,81 @@
+"""Count and mean over 1, 7 and 30 days, side by side: Sanderling, DataFusion and Flink on one file and the same cores.
+
+    python3 features/benches/compare/compare.py FILE.parquet WORK
+
+FILE is the Fraud-Detection-Handbook's stream as one Parquet file, WORK a folder for what is made. The competitors come from PyPI, release builds of their makers, into an environment of their own under WORK, and
+run one after the other in processes of their own. Needs Python 3.9 to 3.12, and Java 17 for Flink.
+"""
+
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PACKAGES = ["datafusion==55.0.0", "pyarrow==26.0.1", "ruamel.yaml==0.18.16"]
+# Without what only its Python functions need.
+FLINK = ["apache-flink==2.3.0", "apache-flink-libraries==2.3.0", "py4j==0.10.9.7"]
+BENCH = "cargo bench --locked --profile measure --workspace --bench windows --".split()
+
+MAKE = """
+import sys
+import pyarrow as pa, pyarrow.compute as c, pyarrow.csv, pyarrow.parquet
+read = pa.parquet.read_table(sys.argv[1])
+name = lambda prefix, column: c.binary_join_element_wise(prefix, read[column].cast(pa.string()), "-")
+events = pa.table({
+    "event_time": read["TX_DATETIME"].cast(pa.timestamp("us")), "card_id": name("card", "CUSTOMER_ID"),
+    "terminal_id": name("terminal", "TERMINAL_ID"), "amount": read["TX_AMOUNT"].cast(pa.float64()),
+}).sort_by("event_time")
+pa.parquet.write_table(events, sys.argv[2] + "/events.parquet")
+text = c.strftime(events["event_time"].cast(pa.timestamp("ms")), format="%Y-%m-%d %H:%M:%S")
+options = pa.csv.WriteOptions(include_header=False, quoting_style="none")
+pa.csv.write_csv(events.set_column(0, "event_time", text), sys.argv[2] + "/events.csv", options)
+print(len(events))
+"""
+
+
+def run(*command):
+    """Words that a command prints last."""
+    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout.split()
+
+
+def main():
+    file, work = [Path(word).absolute() for word in sys.argv[1:]]
+    python = work / "venv/bin/python"
+    if not python.exists():
+        venv.create(work / "venv", with_pip=True)
+        pip = [python, "-m", "pip", "install", "--quiet"]
+        run(*pip, *PACKAGES)
+        run(*pip, "--no-deps", *FLINK)
+    rows = int(run(python, "-c", MAKE, file, work)[-1])
+    parquet, csv = work / "events.parquet", work / "events.csv"
+
+    ours = run(*BENCH, "compare", file)[-2:]
+    seconds = {("Sanderling, one thread", what): float(taken) for what, taken in zip(["card", "both"], ours)}
+    datafusion, flink = HERE / "datafusion_windows.py", HERE / "flink.py"
+    for what in ["card", "both"]:
+        batch = run(python, datafusion, parquet, "batch", what)
+        seconds["DataFusion 55, batch over memory", what] = float(batch[0])
+    for what in ["card", "both"]:
+        stream = run(python, datafusion, csv, "stream", what)
+        seconds["DataFusion 55, streaming operator over CSV", what] = float(stream[0])
+    for what in ["scan", "card", "both"]:
+        name = "Flink 2.3, CSV read and nothing else" if what == "scan" else "Flink 2.3 SQL over CSV"
+        seconds[name, "card" if what == "scan" else what] = float(run(python, flink, csv, what)[-1])
+
+    print(f"{rows} events, {os.cpu_count()} cores\n")
+    print("| who | by card, events/s | Sanderling is | by card and terminal | Sanderling is |")
+    print("|---|---|---|---|---|")
+    names = list(dict.fromkeys(name for name, _ in seconds))
+    for name in names:
+        cells = [name]
+        for what in ["card", "both"]:
+            taken = seconds.get((name, what))
+            first = seconds[names[0], what]
+            cells += [f"{rows / taken:,.0f}", f"{taken / first:.1f}x"] if taken else ["", ""]
+        print("| " + " | ".join(cells) + " |")
+
+
+main()

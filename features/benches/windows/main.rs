@@ -1,0 +1,339 @@
+//! Events per second through the feature engine, on one thread, from decoded batches.
+//!
+//! `cargo bench --profile measure --workspace --bench windows -- SECTION... [FILE.parquet]`
+//!
+//! Sections: `file` (needs FILE), `compare` (needs FILE; what `features/benches/compare` runs), `functions`, `lengths`,
+//! `keys`, `hot`, `batches`, `memory`; without any, all that need no file. FILE has the columns TX_DATETIME, CUSTOMER_ID,
+//! TERMINAL_ID and TX_AMOUNT of the Fraud-Detection-Handbook. The other streams are made up: times spread evenly over the
+//! days, cards and terminals drawn evenly.
+//!
+//! Rates are of the second half of a stream, when windows are full, but for `compare`. Time is what the thread spent
+//! on a core, so that whoever else uses the machine counts little (where the system tells it; else time that passed).
+
+#![allow(clippy::print_stdout)]
+
+mod stream;
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use sanderling_features::FeatureEngine;
+use sanderling_schemas::EventBatch;
+use sanderling_state::Restored;
+
+use stream::{BATCH_ROWS, HANDBOOK, Made, file, relation};
+
+const DAYS: [&str; 3] = ["1 day", "7 days", "30 days"];
+const DECIMAL: [&str; 2] = ["count(amount)", "avg(amount)"];
+const DOUBLE: [&str; 2] = ["count(price)", "avg(price)"];
+const BOTH: [&str; 2] = ["card_id", "terminal_id"];
+
+/// `items` over windows of each length by each key.
+fn sql(items: &[&str], keys: &[&str], lengths: &[&str]) -> String {
+    let (mut select, mut windows) = (Vec::new(), Vec::new());
+    for key in keys {
+        for (number, length) in lengths.iter().enumerate() {
+            let window = format!("{key}_{number}");
+            for (item, call) in items.iter().enumerate() {
+                select.push(format!("{call} OVER {window} AS {window}_{item}"));
+            }
+            windows.push(format!(
+                "{window} AS (PARTITION BY {key} ORDER BY event_time \
+                 RANGE BETWEEN INTERVAL '{length}' PRECEDING AND CURRENT ROW)"
+            ));
+        }
+    }
+    format!(
+        "SELECT {} FROM events WINDOW {}",
+        select.join(", "),
+        windows.join(", ")
+    )
+}
+
+/// A run's figures.
+struct Figures {
+    events_per_s: f64,
+    engine: FeatureEngine,
+    rss_bytes: usize,
+}
+
+fn run(sql: &str, made: Made) -> Figures {
+    let relation = relation();
+    let before = rss_bytes();
+    let mut engine = FeatureEngine::new(relation.clone(), sql).expect("the features are valid");
+    let (mut spent, mut timed, mut seen) = (0.0, 0, 0);
+    made.each(&relation, BATCH_ROWS, |batch| {
+        let took = seconds(|| {
+            black_box(engine.compute(&batch).expect("the rows fit"));
+        });
+        if seen * 2 >= made.events {
+            spent += took;
+            timed += batch.len();
+        }
+        seen += batch.len();
+    });
+    Figures {
+        events_per_s: timed as f64 / spent,
+        engine,
+        rss_bytes: rss_bytes().saturating_sub(before),
+    }
+}
+
+/// Rate over the second half of a file's batches.
+fn run_file(sql: &str, batches: &[EventBatch]) -> f64 {
+    let mut engine = FeatureEngine::new(relation(), sql).expect("the features are valid");
+    let half = batches.len() / 2;
+    for batch in &batches[..half] {
+        black_box(engine.compute(batch).expect("the rows fit"));
+    }
+    let rest = &batches[half..];
+    let spent = seconds(|| {
+        for batch in rest {
+            black_box(engine.compute(batch).expect("the rows fit"));
+        }
+    });
+    rest.iter().map(EventBatch::len).sum::<usize>() as f64 / spent
+}
+
+/// Nanoseconds that this thread has run.
+fn now_ns(begun: Instant) -> u64 {
+    let told = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let ran = told
+        .split_whitespace()
+        .next()
+        .and_then(|ns| ns.parse().ok());
+    ran.unwrap_or(begun.elapsed().as_nanos() as u64)
+}
+
+/// Seconds that some work kept a core.
+fn seconds(work: impl FnOnce()) -> f64 {
+    let begun = Instant::now();
+    let from = now_ns(begun);
+    work();
+    (now_ns(begun) - from) as f64 / 1e9
+}
+
+fn rss_bytes() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let resident = pages
+        .split_whitespace()
+        .nth(1)
+        .and_then(|pages| pages.parse::<usize>().ok());
+    resident.unwrap_or(0) * 4096
+}
+
+fn tell(what: &str, events_per_s: f64, of: Option<f64>) {
+    let ratio = of.map_or(String::new(), |of| {
+        format!("  {:.2} of the first", events_per_s / of)
+    });
+    println!("{what:<58} {events_per_s:>10.0} events/s{ratio}");
+}
+
+fn main() {
+    let arguments: Vec<String> = (std::env::args().skip(1))
+        .filter(|argument| !argument.starts_with("--"))
+        .collect();
+    let sections: [(&str, fn()); 6] = [
+        ("functions", functions),
+        ("lengths", lengths),
+        ("keys", keys),
+        ("hot", hot),
+        ("batches", batches),
+        ("memory", memory),
+    ];
+    let of_file: [(&str, fn(&[EventBatch])); 2] = [("file", whole_windows), ("compare", compare)];
+    let is_section = |argument: &&String| {
+        let argument = argument.as_str();
+        sections.iter().any(|(name, _)| *name == argument)
+            || of_file.iter().any(|(name, _)| *name == argument)
+    };
+    let path = arguments.iter().find(|argument| !is_section(argument));
+    let named: Vec<&String> = arguments.iter().filter(is_section).collect();
+    let wants = |name: &str| named.iter().any(|section| section.as_str() == name);
+    if let Some(path) = path {
+        let batches = file(path, &relation());
+        for (name, section) in of_file {
+            if wants(name) || (named.is_empty() && name == "file") {
+                section(&batches);
+            }
+        }
+    }
+    for (name, section) in sections {
+        if wants(name) || (named.is_empty() && path.is_none()) {
+            section();
+        }
+    }
+}
+
+/// The windows of the bars, by card and by both.
+fn whole_windows(batches: &[EventBatch]) {
+    println!("-- the file, count + avg over 1, 7 and 30 days");
+    for (what, items, keys) in [
+        ("decimal, by card", DECIMAL, &BOTH[..1]),
+        ("decimal, by card and by terminal", DECIMAL, &BOTH),
+        ("double, by card", DOUBLE, &BOTH[..1]),
+        ("double, by card and by terminal", DOUBLE, &BOTH),
+    ] {
+        tell(what, run_file(&sql(&items, keys, &DAYS), batches), None);
+    }
+}
+
+/// Seconds for the whole file, as they pass: by card, by both.
+fn compare(batches: &[EventBatch]) {
+    for keys in [&BOTH[..1], &BOTH] {
+        let sql = sql(&DOUBLE, keys, &DAYS);
+        let mut engine = FeatureEngine::new(relation(), &sql).expect("the features are valid");
+        let begun = Instant::now();
+        for batch in batches {
+            black_box(engine.compute(batch).expect("the rows fit"));
+        }
+        println!("{}", begun.elapsed().as_secs_f64());
+    }
+}
+
+fn functions() {
+    println!("-- 5,000 cards, 10,000 terminals, 157 days, 3 windows by card");
+    let first = run(&sql(&DECIMAL, &BOTH[..1], &DAYS), HANDBOOK).events_per_s;
+    tell("decimal, count + avg", first, None);
+    for (what, items, keys) in [
+        ("the same by card and by terminal", DECIMAL, &BOTH[..]),
+        ("double, count + avg", DOUBLE, &BOTH[..1]),
+        ("double, by card and by terminal", DOUBLE, &BOTH[..]),
+    ] {
+        tell(
+            what,
+            run(&sql(&items, keys, &DAYS), HANDBOOK).events_per_s,
+            Some(first),
+        );
+    }
+    for (what, call) in [
+        ("max(price)", "max(price)"),
+        ("min(second): the least one always leaves", "min(second)"),
+        ("stddev(price)", "stddev(price)"),
+        ("corr(price, second)", "corr(price, CAST(second AS DOUBLE))"),
+        ("last_value(terminal_id)", "last_value(terminal_id)"),
+        ("count(DISTINCT terminal_id)", "count(DISTINCT terminal_id)"),
+        ("median(price)", "median(price)"),
+    ] {
+        let short = Made {
+            events: HANDBOOK.events / 5,
+            days: HANDBOOK.days / 5,
+            ..HANDBOOK
+        };
+        tell(
+            what,
+            run(&sql(&[call], &BOTH[..1], &DAYS), short).events_per_s,
+            Some(first),
+        );
+    }
+}
+
+fn lengths() {
+    println!("-- length of one window, count + avg by card, decimal and double");
+    for call in [&DECIMAL, &DOUBLE] {
+        let mut first = None;
+        for length in ["1 hour", "1 day", "7 days", "30 days", "90 days"] {
+            let rate = run(&sql(call, &BOTH[..1], &[length]), HANDBOOK).events_per_s;
+            tell(length, rate, first);
+            first.get_or_insert(rate);
+        }
+    }
+}
+
+fn keys() {
+    println!("-- number of keys, count + avg over 3 windows by card, 20 events a key in 30 days");
+    let mut first = None;
+    for cards in [1_000, 10_000, 100_000, 1_000_000] {
+        let events = (cards as usize * 40).max(4_000_000);
+        let made = Made {
+            events,
+            cards,
+            days: events as i64 * 30 / (cards as i64 * 20),
+            ..HANDBOOK
+        };
+        let rate = run(&sql(&DECIMAL, &BOTH[..1], &DAYS), made).events_per_s;
+        tell(&format!("{cards} cards"), rate, first);
+        first.get_or_insert(rate);
+    }
+}
+
+fn hot() {
+    println!("-- half of the events on one key");
+    for (what, call) in [
+        ("decimal", DECIMAL),
+        ("double", DOUBLE),
+        ("min(second), max(price)", ["min(second)", "max(price)"]),
+    ] {
+        let sql = sql(&call, &BOTH[..1], &DAYS);
+        let even = run(&sql, HANDBOOK).events_per_s;
+        let hot = Made {
+            hot: true,
+            ..HANDBOOK
+        };
+        let hot = run(&sql, hot).events_per_s;
+        tell(&format!("{what}, even"), even, None);
+        tell(&format!("{what}, half on one card"), hot, Some(even));
+    }
+}
+
+/// What a batch of 256 rows takes.
+fn batches() {
+    let relation = relation();
+    let sql = sql(&DECIMAL, &BOTH, &DAYS);
+    let mut engine = FeatureEngine::new(relation.clone(), &sql).expect("the features are valid");
+    let mut micros = Vec::new();
+    HANDBOOK.each(&relation, 256, |batch| {
+        let begun = Instant::now();
+        black_box(engine.compute(&batch).expect("the rows fit"));
+        micros.push(begun.elapsed().as_micros());
+    });
+    let mut micros = micros.split_off(micros.len() / 2);
+    micros.sort_unstable();
+    let at = |share: f64| micros[(micros.len() as f64 * share) as usize];
+    println!(
+        "-- batches of 256, card and terminal: p50 {} us, p99 {} us, p99.9 {} us",
+        at(0.5),
+        at(0.99),
+        at(0.999)
+    );
+}
+
+/// A million keys with sixty events each: what they take, and how a checkpoint of them goes.
+fn memory() {
+    let made = Made {
+        events: 60_000_000,
+        cards: 1_000_000,
+        days: 29,
+        ..HANDBOOK
+    };
+    let sql = sql(&DECIMAL, &BOTH[..1], &DAYS);
+    let figures = run(&sql, made);
+    let mut engine = figures.engine;
+    let kept = engine.footprint();
+    println!(
+        "-- {} keys, {} events: {:.0} events/s, {} MB of state, {} MB resident, {} bytes a key, {:.1} bytes an event",
+        kept.keys,
+        kept.rows,
+        figures.events_per_s,
+        kept.bytes >> 20,
+        figures.rss_bytes >> 20,
+        kept.bytes / kept.keys,
+        kept.bytes as f64 / kept.rows as f64,
+    );
+    let mut snapshot = None;
+    let pause = seconds(|| snapshot = Some(engine.snapshot()));
+    let mut bytes = Vec::new();
+    let written = seconds(|| {
+        let snapshot = snapshot.take().expect("it was just taken");
+        snapshot.write_arrow(&mut bytes).expect("memory takes it");
+    });
+    let restored = seconds(|| {
+        let restored = Restored::read_arrow(bytes.as_slice()).expect("it was just written");
+        engine.restore(restored).expect("it is of these features");
+    });
+    println!(
+        "-- checkpoint: pause {:.1} ms, written in {written:.1} s, {} MB, restored in {restored:.1} s",
+        pause * 1e3,
+        bytes.len() >> 20,
+    );
+}

@@ -1,6 +1,6 @@
 """Count and mean over 1, 7 and 30 days, side by side: Sanderling, DataFusion and Flink on one file and the same cores.
 
-    python3 features/benches/compare/compare.py FILE.parquet WORK
+    python3 features/benches/compare/compare.py FILE.parquet WORK [card] [both]
 
 FILE is the Fraud-Detection-Handbook's stream as one Parquet file, WORK a folder for what is made. The competitors come from PyPI, release builds of their makers, into an environment of their own under WORK, and
 run one after the other in processes of their own. Needs Python 3.9 to 3.12, and Java 17 for Flink.
@@ -42,7 +42,8 @@ def run(*command):
 
 
 def main():
-    file, work = [Path(word).absolute() for word in sys.argv[1:]]
+    file, work = [Path(word).absolute() for word in sys.argv[1:3]]
+    keys = sys.argv[3:] or ["card", "both"]
     python = work / "venv/bin/python"
     if not python.exists():
         venv.create(work / "venv", with_pip=True)
@@ -51,31 +52,22 @@ def main():
         run(*pip, "--no-deps", *FLINK)
     rows = int(run(python, "-c", MAKE, file, work)[-1])
     parquet, csv = work / "events.parquet", work / "events.csv"
-
-    ours = run(*BENCH, "compare", file)[-2:]
-    seconds = {("Sanderling, one thread", what): float(taken) for what, taken in zip(["card", "both"], ours)}
     datafusion, flink = HERE / "datafusion_windows.py", HERE / "flink.py"
-    for what in ["card", "both"]:
-        batch = run(python, datafusion, parquet, "batch", what)
-        seconds["DataFusion 55, batch over memory", what] = float(batch[0])
-    for what in ["card", "both"]:
-        stream = run(python, datafusion, csv, "stream", what)
-        seconds["DataFusion 55, streaming operator over CSV", what] = float(stream[0])
-    for what in ["scan", "card", "both"]:
-        name = "Flink 2.3, CSV read and nothing else" if what == "scan" else "Flink 2.3 SQL over CSV"
-        seconds[name, "card" if what == "scan" else what] = float(run(python, flink, csv, what)[-1])
 
     print(f"{rows} events, {os.cpu_count()} cores\n")
-    print("| who | by card, events/s | Sanderling is | by card and terminal | Sanderling is |")
-    print("|---|---|---|---|---|")
-    names = list(dict.fromkeys(name for name, _ in seconds))
-    for name in names:
-        cells = [name]
-        for what in ["card", "both"]:
-            taken = seconds.get((name, what))
-            first = seconds[names[0], what]
-            cells += [f"{rows / taken:,.0f}", f"{taken / first:.1f}x"] if taken else ["", ""]
-        print("| " + " | ".join(cells) + " |")
+    print("| windows by | who | events/s | times as long as Sanderling |\n|---|---|---|---|")
+    for what in keys:
+        first = None
+        for name, command in [
+            ("Sanderling, one thread", [*BENCH, what, file]),
+            ("DataFusion 55, batch over memory", [python, datafusion, parquet, "batch", what]),
+            ("DataFusion 55, streaming operator over CSV", [python, datafusion, csv, "stream", what]),
+            ("Flink 2.3 SQL over CSV", [python, flink, csv, what]),
+            ("Flink 2.3, reading the CSV alone", [python, flink, csv, "scan"]),
+        ]:
+            seconds = float(run(*command)[-1])
+            first = first or seconds
+            print(f"| {what} | {name} | {rows / seconds:,.0f} | {seconds / first:.1f} |", flush=True)
 
 
 main()

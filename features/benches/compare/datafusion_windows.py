@@ -40,4 +40,5 @@ mode = "mode=[Sorted]" if how == "batch" else "mode=[Linear]"
 assert "BoundedWindowAggExec" in plan and mode in plan, plan
 begun = time.monotonic()
 rows = sum(batch.to_pyarrow().num_rows for batch in query.execute_stream())
-print(time.monotonic() - begun, rows)
+assert rows > 0
+print(time.monotonic() - begun)

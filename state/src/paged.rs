@@ -54,6 +54,12 @@ pub(crate) fn prefetch_line(address: *const u8) {
 }
 
 impl<V: Persist + Clone + Default> Paged<V> {
+    /// Asks for the memory that tells where a slot's page stands.
+    #[inline]
+    pub(crate) fn prefetch_place(&self, slot: usize) {
+        prefetch_line(std::ptr::from_ref(&self.pages[slot / V::PAGE_VALUES]).cast());
+    }
+
     /// Asks for the memory by which [`Paged::get_mut`] knows whether a page is shared.
     #[inline]
     pub(crate) fn prefetch_page(&self, slot: usize) {

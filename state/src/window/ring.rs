@@ -41,6 +41,8 @@ impl KeyTimes {
 /// What [`Ring::prefetch`] asks for.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Step {
+    /// Where the ring's page stands, which the ring does not know itself.
+    Page,
     Ring,
     Cursors,
     Rows,
@@ -211,6 +213,7 @@ impl Ring {
     #[inline]
     pub(super) fn prefetch(&self, frames: &[FramePlan], stride: usize, step: Step) {
         match step {
+            Step::Page => {}
             Step::Ring => {
                 let lines = std::ptr::from_ref(self).cast::<u8>();
                 for line in (0..size_of::<Ring>()).step_by(64) {

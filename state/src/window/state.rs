@@ -14,8 +14,13 @@ use super::view::WindowView;
 use crate::snapshot::{Restored, Snapshot};
 use crate::{KeyIndex, Paged, StateError};
 
-/// Rows of a batch that the memory of the next keys is asked for in advance.
-const AHEAD: usize = 6;
+/// Rows of a batch that the memory of a key is asked for in advance, a step at a time.
+const AHEAD: [(usize, Step); 4] = [
+    (24, Step::Page),
+    (18, Step::Ring),
+    (12, Step::Cursors),
+    (6, Step::Rows),
+];
 /// One key's ring is looked at for old rows for so many rows taken.
 const ROWS_PER_LOOK: usize = 4;
 /// So many times more rings are looked at while a quarter of them is old.
@@ -133,23 +138,14 @@ impl WindowState {
             .max();
         self.rings.grow_to(rings.unwrap_or(0));
 
+        // No row before the first ones asks for their memory.
+        for (ahead, step) in AHEAD {
+            (0..ahead).for_each(|at| self.prefetch(rows, at, step));
+        }
         let mut row = vec![0u64; spec.stride];
         for at in 0..count {
-            for (ahead, step) in [
-                (AHEAD * 3, Step::Ring),
-                (AHEAD * 2, Step::Cursors),
-                (AHEAD, Step::Rows),
-            ] {
-                if let Some(slot) = rows.slots.get(at + ahead)
-                    && rows.enters[at + ahead]
-                {
-                    if let Step::Ring = step {
-                        self.rings.prefetch_page(ring_of(*slot));
-                    }
-                    self.rings
-                        .get(ring_of(*slot))
-                        .prefetch(&spec.frames, spec.stride, step);
-                }
+            for (ahead, step) in AHEAD {
+                self.prefetch(rows, at + ahead, step);
             }
             if !rows.enters[at] {
                 continue;
@@ -196,6 +192,22 @@ impl WindowState {
             late: lates,
             capped,
         })
+    }
+
+    /// Asks for memory that row `at` of a batch will want, if there is such a row. Only a hint.
+    #[inline]
+    fn prefetch(&self, rows: &WindowRows<'_>, at: usize, step: Step) {
+        let Some(slot) = rows.slots.get(at).filter(|_| rows.enters[at]) else {
+            return;
+        };
+        let ring = ring_of(*slot);
+        match step {
+            Step::Page => return self.rings.prefetch_place(ring),
+            Step::Ring => self.rings.prefetch_page(ring),
+            Step::Cursors | Step::Rows => {}
+        }
+        let WindowSpec { frames, stride, .. } = &*self.spec;
+        self.rings.get(ring).prefetch(frames, *stride, step);
     }
 
     /// Looks at some rings, and gives back the memory of rows that no frame can reach any more.

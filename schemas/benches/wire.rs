@@ -147,7 +147,7 @@ fn main() {
         }
         black_box(&bytes);
     });
-    let mut rows = |decisions: &[Decision]| {
+    let rows = |decisions: &[Decision]| {
         rate(|| {
             black_box(
                 table

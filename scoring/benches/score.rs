@@ -15,7 +15,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Int8Type};
 use sanderling_schemas::{
     Entity, EventBatch, EventId, FeatureBatch, FeatureField, FeatureSchema, KnownLabel,
-    LabelColumns, Offset, Partition, Relation, Rung, Sequence, Stream,
+    LabelColumns, LateRows, Offset, Partition, Relation, Rung, Sequence, Stream,
 };
 use sanderling_scoring::{
     ModelOptions, Recording, Scorer, ServedModel, TrainingOptions, TrainingPlan, train,
@@ -92,6 +92,8 @@ fn relation() -> Relation {
             horizon_us: 1 << 50,
         }),
         lateness_us: 0,
+        late_rows: LateRows::Decide,
+        rows_per_key_max: None,
     }
 }
 
@@ -187,6 +189,7 @@ fn batch(number: usize, one_terminal: bool) -> FeatureBatch {
         },
         late: vec![false; ROWS],
         capped: vec![false; ROWS],
+        too_late: Vec::new(),
         scored,
         features: RecordBatch::try_from_iter_with_nullable(columns)
             .expect("columns have one length"),

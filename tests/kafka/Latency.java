@@ -172,19 +172,29 @@ public class Latency {
             Thread asked = new Thread(this::reports);
             asked.setDaemon(true);
             asked.start();
-            Properties properties = client(bootstrap);
+            // The times of appending can be read late; that spares the broker.
+            Properties late = client(bootstrap);
+            late.put("fetch.min.bytes", "1000000");
+            late.put("fetch.max.wait.ms", "250");
+            Thread appended = new Thread(() -> read(events, late));
+            appended.setDaemon(true);
+            appended.start();
+            read(decisions, client(bootstrap));
+        }
+
+        private void read(String topic, Properties properties) {
             properties.put("isolation.level", "read_committed");
             properties.put("auto.offset.reset", "earliest");
             properties.put("max.poll.records", "20000");
             ByteArrayDeserializer raw = new ByteArrayDeserializer();
             try (KafkaConsumer<byte[], byte[]> consumer = new KafkaConsumer<>(properties, raw, raw)) {
                 List<TopicPartition> all = new ArrayList<>();
-                for (String topic : List.of(events, decisions)) {
-                    consumer.partitionsFor(topic).forEach(p -> all.add(new TopicPartition(topic, p.partition())));
-                }
+                consumer.partitionsFor(topic).forEach(p -> all.add(new TopicPartition(topic, p.partition())));
                 consumer.assign(all);
                 consumer.seekToBeginning(all);
-                say(JSON.createObjectNode().put("reading", all.size()));
+                if (topic.equals(decisions)) {
+                    say(JSON.createObjectNode().put("reading", all.size()));
+                }
                 while (true) {
                     ConsumerRecords<byte[], byte[]> records = consumer.poll(Duration.ofSeconds(1));
                     Instant now = Instant.now();
@@ -195,6 +205,9 @@ public class Latency {
                         }
                     }
                 }
+            } catch (Exception e) {
+                e.printStackTrace();
+                Runtime.getRuntime().halt(1);
             }
         }
 

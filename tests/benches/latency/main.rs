@@ -8,7 +8,8 @@
 //! Prints what was run where, a line of JSON for each result, and a table.
 //!
 //! Arguments: names of scenarios (`copy steady rates burst hot`; all), `--rate N`, `--warm-up SECONDS`,
-//! `--measure SECONDS`, `--rates N,N,..`, `--partitions N`, `--set PATH=VALUE`, `--quick`.
+//! `--measure SECONDS`, `--rates N,N,..`, `--partitions N`, `--delivery exactly_once|at_least_once`,
+//! `--set PATH=VALUE`, `--quick`.
 #![allow(clippy::print_stdout)]
 
 mod clients;
@@ -60,6 +61,7 @@ struct Options {
     /// Tried from the lowest on until one is too high.
     rates: Vec<u32>,
     partitions: u32,
+    deliveries: Vec<String>,
     sets: Vec<String>,
 }
 
@@ -72,6 +74,7 @@ impl Options {
             measure_s: 300,
             rates: vec![3_000, 4_000, 6_000, 8_000, 10_000, 14_000, 20_000],
             partitions: 4,
+            deliveries: DELIVERIES.map(String::from).to_vec(),
             sets: Vec::new(),
         };
         let mut args = std::env::args().skip(1);
@@ -86,6 +89,7 @@ impl Options {
                 "--measure" => options.measure_s = number(value()),
                 "--partitions" => options.partitions = number(value()),
                 "--rates" => options.rates = value().split(',').map(|n| number(n.into())).collect(),
+                "--delivery" => options.deliveries = vec![value()],
                 "--set" => options.sets.push(value()),
                 "--quick" => (options.warm_up_s, options.measure_s) = (15, 20),
                 "copy" | "steady" | "rates" | "burst" | "hot" => options.scenarios.push(arg),
@@ -155,7 +159,7 @@ fn main() {
     };
 
     let rate = bench.options.rate;
-    for delivery in DELIVERIES {
+    for delivery in &bench.options.deliveries.clone() {
         for (between, scenario) in [(Between::Copy, "copy"), (Between::Service, "steady")] {
             if bench.options.wants(scenario) {
                 let phases = bench.options.steady(rate);
@@ -164,7 +168,7 @@ fn main() {
         }
     }
     if bench.options.wants("rates") {
-        for delivery in DELIVERIES {
+        for delivery in &bench.options.deliveries.clone() {
             for rate in bench.options.rates.clone() {
                 let phases = bench.options.steady(rate);
                 let result = bench.run("rates", Between::Service, delivery, 0, &phases);
@@ -177,11 +181,13 @@ fn main() {
     if bench.options.wants("burst") {
         let warm_up_s = bench.options.warm_up_s;
         let phases = [(rate, warm_up_s), (rate, 20), (rate * 10, 10), (rate, 60)];
-        bench.run("burst", Between::Service, DELIVERIES[0], 0, &phases);
+        let delivery = bench.options.deliveries[0].clone();
+        bench.run("burst", Between::Service, &delivery, 0, &phases);
     }
     if bench.options.wants("hot") {
         let phases = bench.options.steady(5_000);
-        bench.run("hot", Between::Service, DELIVERIES[0], 50, &phases);
+        let delivery = bench.options.deliveries[0].clone();
+        bench.run("hot", Between::Service, &delivery, 50, &phases);
     }
     println!("{}", bench.table());
 }
@@ -206,6 +212,19 @@ fn stages(service: &deployed::Service) -> Value {
     }
     means.insert("rows".into(), mean("sanderling_batch_rows", "").into());
     means.into()
+}
+
+/// The p99 of every second of a phase: a checkpoint, or a pause of the broker, shows in some of them.
+fn by_second(reader: &mut Reading, part: &Sent) -> Value {
+    let seconds = (part.from_ms..part.to_ms).step_by(1_000);
+    let second = |from_ms| Sent {
+        from_ms,
+        to_ms: from_ms + 1_000,
+        ..*part
+    };
+    seconds
+        .map(|from_ms| reader.report(&second(from_ms))["p99_ms"].clone())
+        .collect()
 }
 
 /// Date, host and processor.
@@ -327,6 +346,7 @@ impl Bench {
             });
             let object = result.as_object_mut().expect("an object");
             object.extend(report.as_object().expect("a report").clone());
+            result["p99_ms_by_second"] = by_second(&mut reader, part);
             println!("{result}");
             self.results.push(result.clone());
             last = result;

@@ -8,6 +8,7 @@ use arrow::datatypes::{DataType, Field, Float64Type, TimeUnit};
 use proptest::prelude::*;
 
 use super::*;
+use crate::catalog::Catalog;
 use crate::plan::Plan;
 
 /// Numbers that look random: splitmix64.
@@ -233,7 +234,7 @@ fn planned(random: &mut Random, count: usize) -> Vec<(Expr, String)> {
             _ => random.number(depth),
         };
         let sql = format!("SELECT {text} AS feature FROM events");
-        let Ok(plan) = Plan::new(&sql, &schema()) else {
+        let Ok(plan) = Plan::new(&sql, &schema(), &Catalog::default()) else {
             continue;
         };
         if let Ok(expr) = plan.compile(&plan.outputs[0].expr, &schema()) {
@@ -279,7 +280,7 @@ fn what_features_are_made_of_has_steps_of_its_own() {
     ];
     let compiled = exprs.map(|text| {
         let sql = format!("SELECT {text} AS feature FROM events");
-        let plan = Plan::new(&sql, &schema()).unwrap();
+        let plan = Plan::new(&sql, &schema(), &Catalog::default()).unwrap();
         let expr = plan.compile(&plan.outputs[0].expr, &schema()).unwrap();
         (expr, text.to_string())
     });
@@ -294,7 +295,7 @@ fn what_features_are_made_of_has_steps_of_its_own() {
 #[test]
 fn an_expression_that_stands_twice_is_one_step() {
     let sql = "SELECT a / nullif(b, 0) AS one, a / nullif(b, 0) + 1 AS other FROM events";
-    let plan = Plan::new(sql, &schema()).unwrap();
+    let plan = Plan::new(sql, &schema(), &Catalog::default()).unwrap();
     let exprs = plan.outputs.iter().map(|output| {
         let expr = plan.compile(&output.expr, &schema()).unwrap();
         (expr, output.name.clone())

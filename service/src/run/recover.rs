@@ -190,7 +190,9 @@ impl Service<'_> {
                 .restore(&checkpoint.models)
                 .map_err(|e| unreadable(e.to_string()))?;
         } else {
-            let taken = self.take_over(lane, &checkpoint.windows, manifest.sequence, pipeline)?;
+            let (windows, until) = (&checkpoint.windows, manifest.sequence);
+            let tables = &mut recovered.tables;
+            let taken = self.take_over(lane, windows, until, pipeline, tables)?;
             if taken.is_none() {
                 return Ok(None);
             }

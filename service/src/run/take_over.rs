@@ -17,21 +17,23 @@ use crate::failure::Failure;
 use crate::line::Lane;
 use crate::pipeline::Pipeline;
 use crate::replay::input_failure;
+use crate::tables::{Tables, versions};
 
 /// Rows between two words on how far it has come.
 const TOLD_EVERY: u64 = 100_000;
 
 impl Service<'_> {
     /// Brings `pipeline`, which is new, to where a checkpoint at row `until` was made by another one of
-    /// the same relation. `None` if the service was asked to stop on the way.
+    /// the same relation; `tables` are those of its last row. `None` if the service was asked to stop on the way.
     pub fn take_over(
         &self,
         lane: Lane,
         windows: &Restored,
         until: u64,
         pipeline: &mut Pipeline,
+        tables: &mut Tables,
     ) -> Result<Option<()>, Failure> {
-        let folded = match self.fold_log(lane, until, pipeline) {
+        let folded = match self.fold_log(lane, until, pipeline, tables) {
             Ok(folded) => folded,
             Err(Stopped::Over) => return Ok(None),
             Err(Stopped::Failure(failure)) => return Err(failure),
@@ -67,7 +69,13 @@ impl Service<'_> {
     }
 
     /// Folds the rows before `until` again, from the first one from which on the log and the topics hold all.
-    fn fold_log(&self, lane: Lane, until: u64, pipeline: &mut Pipeline) -> Result<Folded, Stopped> {
+    fn fold_log(
+        &self,
+        lane: Lane,
+        until: u64,
+        pipeline: &mut Pipeline,
+        tables: &mut Tables,
+    ) -> Result<Folded, Stopped> {
         let Some(topic) = &self.folder.settings.output.order else {
             return Ok(Folded::Nothing);
         };
@@ -95,11 +103,22 @@ impl Service<'_> {
             if folded.is_some() && (read.is_none() || !goes_on) {
                 // What came before a gap is no past of what comes after it.
                 *pipeline = self.new_pipeline().map_err(Stopped::Failure)?;
+                *tables = self.folder.catalog.tables.clone().into();
                 folded = None;
             }
             let Some(mut events) = read else {
                 return Ok(());
             };
+            let shelf = self.tables.shelf();
+            let then = shelf.find(tables, &record.versions.tables);
+            let then = then.map_err(Stopped::Failure)?;
+            if versions(&then) != versions(tables) {
+                let set = pipeline.features.set_tables(&then);
+                set.map_err(|e| fault(e.to_string()))?;
+                let set = pipeline.judge.set_tables(&then);
+                set.map_err(|e| fault(e.to_string()))?;
+                *tables = then;
+            }
             events.sequence = record.sequence;
             let next = record.sequence.0 + events.len() as u64;
             let times = events.event_times_us();
@@ -122,6 +141,7 @@ impl Service<'_> {
             Some((_, from_us, next)) if next == until => Ok(Folded::From(from_us)),
             _ => {
                 *pipeline = self.new_pipeline().map_err(Stopped::Failure)?;
+                *tables = self.folder.catalog.tables.clone().into();
                 Ok(Folded::Nothing)
             }
         }

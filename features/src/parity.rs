@@ -136,16 +136,6 @@ impl ParitySample {
         }
         Ok(report)
     }
-
-    /// Makes a feature's value another one, so that the check has something to find.
-    #[doc(hidden)]
-    pub fn falsify(&mut self, feature: &str, value: ArrayRef) -> Result<(), FeatureError> {
-        let schema = self.features.schema();
-        let mut columns = self.features.columns().to_vec();
-        columns[schema.index_of(feature)?] = value;
-        self.features = RecordBatch::try_new(schema, columns)?;
-        Ok(())
-    }
 }
 
 impl Call {

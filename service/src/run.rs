@@ -14,6 +14,7 @@ mod lanes;
 mod look;
 mod pace;
 mod parity;
+mod priority;
 mod recover;
 mod take_over;
 

@@ -2,7 +2,8 @@
 
     python3 features/benches/compare/compare.py FILE.parquet WORK [card] [both]
 
-FILE is the Fraud-Detection-Handbook's stream as one Parquet file, WORK a folder for what is made. The competitors come from PyPI, release builds of their makers, into an environment of their own under WORK, and
+FILE is the Fraud-Detection-Handbook's stream as one Parquet file, WORK a folder for what is made. The
+competitors come from PyPI, release builds of their makers, into an environment of their own under WORK, and
 run one after the other in processes of their own. Needs Python 3.9 to 3.12, and Java 17 for Flink.
 """
 

@@ -13,6 +13,7 @@ use sanderling_schemas::{Offsets, Versions};
 
 use super::Service;
 use super::lanes::LanePosition;
+use super::priority::yield_to_others;
 use crate::checkpoint::CheckpointManifest;
 use crate::failure::Failure;
 use crate::kafka::KafkaSink;
@@ -181,16 +182,5 @@ impl Service<'_> {
         OrderLog::new(&kafka.brokers, &kafka.properties, topic)
             .and_then(|log| log.ends())
             .map_err(input_failure)
-    }
-}
-
-/// Lets every other thread go first on a machine that is busy: a checkpoint may take its time, a
-/// decision may not.
-pub fn yield_to_others() {
-    const NICENESS: libc::c_int = 10;
-    // SAFETY: plain numbers go in and out. On Linux 0 names the calling thread alone.
-    let done = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
-    if done != 0 {
-        tracing::debug!(error = %std::io::Error::last_os_error(), "checkpoints are written at full priority");
     }
 }

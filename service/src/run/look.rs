@@ -21,8 +21,8 @@ use sanderling_schemas::Relation;
 use serde::Deserialize;
 use tokio::sync::oneshot;
 
-use super::drain::yield_to_others;
 use super::lanes::Lanes;
+use super::priority::yield_to_others;
 use crate::failure::Failure;
 use crate::line::{Feeder, Input, Look};
 use crate::state_query::{About, Answer, LaneView, PATH, run};

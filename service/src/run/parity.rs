@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use sanderling_features::ParitySample;
 
-use super::drain::yield_to_others;
+use super::priority::yield_to_others;
 use crate::telemetry::Metrics;
 
 /// Takes samples off the line.

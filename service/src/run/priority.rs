@@ -1,0 +1,11 @@
+//! The priority of threads whose work may take its time: checkpoints, the parity check, queries of the state.
+
+/// Lets every other thread go before this one on a machine that is busy: a decision may not wait.
+pub fn yield_to_others() {
+    const NICENESS: libc::c_int = 10;
+    // SAFETY: plain numbers go in and out. On Linux 0 names the calling thread alone.
+    let done = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
+    if done != 0 {
+        tracing::debug!(error = %std::io::Error::last_os_error(), "a thread in the background stays at full priority");
+    }
+}

@@ -501,7 +501,7 @@ mod defaults {
             Self {
                 brokers: "localhost:9092".into(),
                 properties: BTreeMap::new(),
-                transaction_ms: 15,
+                transaction_ms: 10,
                 registry: None,
             }
         }

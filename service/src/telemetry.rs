@@ -359,7 +359,7 @@ impl Metrics {
     }
 
     /// These decisions can be read now, `deadline` being what each had.
-    pub fn visible(&self, decided: &[Awaited], deadline: Duration) {
+    pub fn visible(&self, decided: impl Iterator<Item = Awaited>, deadline: Duration) {
         let now_us = unix_time().as_micros() as i64;
         let mut misses = 0;
         for awaited in decided {

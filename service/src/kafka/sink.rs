@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use sanderling_ingest::Committer;
 use sanderling_schemas::{DeadLetter, Offsets};
 
-use super::{DecisionEncoder, Record, TopicWriter, Transactions};
+use super::{Commit, DecisionEncoder, Record, Relay, TopicWriter};
 use crate::failure::Failure;
 use crate::line::Decided;
 use crate::replay::input_failure;
@@ -49,22 +49,13 @@ enum Delivery {
         committed_at: Instant,
     },
     ExactlyOnce {
-        transactions: Box<Transactions>,
+        relay: Box<Relay>,
         every: Duration,
-        /// When the first record after the last commit was sent.
+        /// When the first record of the transaction that is filling was sent.
         since: Option<Instant>,
+        /// Decisions in it.
+        decisions: usize,
     },
-}
-
-/// What a commit took.
-#[derive(Debug, Clone, Copy)]
-pub struct Commit {
-    /// From the transaction's first record to its end.
-    pub whole: Duration,
-    /// The commit itself.
-    pub waited: Duration,
-    /// How many times it was aborted and sent again.
-    pub aborts: u32,
 }
 
 impl KafkaSink {
@@ -84,7 +75,7 @@ impl KafkaSink {
         Ok(Self::new(output, encoder, delivery))
     }
 
-    /// Records and offsets commit together, `every` so often, as the transactional id `id`.
+    /// Records and offsets commit together, `every` so often, as transactional ids that begin with `id`.
     pub fn exactly_once(
         kafka: &KafkaSettings,
         output: &OutputSettings,
@@ -94,9 +85,10 @@ impl KafkaSink {
         every: Duration,
     ) -> Result<Self, Failure> {
         let delivery = Delivery::ExactlyOnce {
-            transactions: Box::new(Transactions::new(kafka, id, committer)?),
+            relay: Box::new(Relay::new(kafka, id, committer)?),
             every,
             since: None,
+            decisions: 0,
         };
         Ok(Self::new(output, encoder, delivery))
     }
@@ -119,6 +111,9 @@ impl KafkaSink {
     /// Sends a batch's decisions and its order record. The timing header's `appended_us`, the
     /// broker's append time of the event, lets a reader measure the whole way of a decision.
     pub fn send_decided(&mut self, decided: &Decided) -> Result<(), Failure> {
+        if let Delivery::ExactlyOnce { decisions, .. } = &mut self.delivery {
+            *decisions += decided.decisions.len();
+        }
         if let Some(topic) = self.topics.decisions.clone() {
             for (at, decision) in decided.decisions.iter().enumerate() {
                 let mut payload = Vec::with_capacity(2048);
@@ -175,13 +170,9 @@ impl KafkaSink {
         self.behind_mark = true;
         match &mut self.delivery {
             Delivery::AtLeastOnce { writer, .. } => writer.send(&record),
-            Delivery::ExactlyOnce {
-                transactions,
-                since,
-                ..
-            } => {
+            Delivery::ExactlyOnce { relay, since, .. } => {
                 since.get_or_insert_with(Instant::now);
-                transactions.send(record)
+                relay.send(record)
             }
         }
     }
@@ -211,22 +202,25 @@ impl KafkaSink {
         match &self.delivery {
             Delivery::AtLeastOnce { .. } => IDLE,
             Delivery::ExactlyOnce {
-                transactions,
+                relay,
                 every,
                 since,
+                ..
             } => {
                 let commit = match since {
-                    Some(since) if !self.behind_mark => every.saturating_sub(since.elapsed()),
+                    Some(since) if !self.behind_mark && !relay.is_ending() => {
+                        every.saturating_sub(since.elapsed())
+                    }
                     _ => IDLE,
                 };
-                transactions.due().map_or(commit, |due| due.min(commit))
+                relay.due().map_or(commit, |due| due.min(commit))
             }
         }
     }
 
-    /// Commits what is due; everything up to the newest mark, if it must be `now`. Returns what a
-    /// transaction's commit took, if there was one.
-    pub fn settle(&mut self, now: bool) -> Result<Option<Commit>, Failure> {
+    /// Commits what is due. If it must be `now`, everything up to the newest mark is committed on return.
+    /// Returns what each transaction took that has ended.
+    pub fn settle(&mut self, now: bool) -> Result<Vec<Commit>, Failure> {
         match &mut self.delivery {
             Delivery::AtLeastOnce {
                 writer,
@@ -246,7 +240,7 @@ impl KafkaSink {
                     {
                         undelivered.pop_front();
                     }
-                    return Ok(None);
+                    return Ok(Vec::new());
                 }
                 let mut newest = None;
                 while let Some((_, offsets)) =
@@ -258,30 +252,32 @@ impl KafkaSink {
                     *committed_at = Instant::now();
                     committer.commit(&offsets).map_err(input_failure)?;
                 }
-                Ok(None)
+                Ok(Vec::new())
             }
             Delivery::ExactlyOnce {
-                transactions,
+                relay,
                 every,
                 since,
+                decisions,
             } => {
-                transactions.poll()?;
-                let (Some(begun), false, Some(mark)) = (*since, self.behind_mark, &self.mark)
-                else {
-                    return Ok(None);
-                };
-                let full = transactions.pending() >= TRANSACTION_RECORDS_MAX;
-                if !now && !full && begun.elapsed() < *every {
-                    return Ok(None);
+                let mut ended = Vec::new();
+                ended.extend(relay.ended()?);
+                relay.poll()?;
+                if let (Some(begun), false, Some(mark)) = (*since, self.behind_mark, &self.mark) {
+                    let full = relay.pending() >= TRANSACTION_RECORDS_MAX;
+                    if now || full {
+                        ended.extend(relay.wait()?);
+                    }
+                    let due = now || full || begun.elapsed() >= *every;
+                    if due && !relay.is_ending() {
+                        relay.end(mark.clone(), std::mem::take(decisions), begun)?;
+                        *since = None;
+                    }
                 }
-                let started = Instant::now();
-                let aborts = transactions.commit(mark)?;
-                *since = None;
-                Ok(Some(Commit {
-                    whole: begun.elapsed(),
-                    waited: started.elapsed(),
-                    aborts,
-                }))
+                if now {
+                    ended.extend(relay.wait()?);
+                }
+                Ok(ended)
             }
         }
     }

@@ -4,6 +4,7 @@
 //! again; after a commit whose outcome nobody told, a new producer with the same transactional id
 //! settles the old transaction, and the group's committed offsets say which way it went.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
@@ -42,7 +43,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct Transactions {
     config: ClientConfig,
     id: String,
-    producer: BaseProducer<Deliveries>,
+    producer: Arc<BaseProducer<Deliveries>>,
     committer: Committer,
     /// Sent since the last commit.
     kept: Vec<Record>,
@@ -54,6 +55,21 @@ pub struct Transactions {
     open: bool,
     /// Its commit has been asked for, and the answer is still to come.
     committing: bool,
+}
+
+/// Records of a transaction that the broker may not have yet.
+pub struct Underway {
+    producer: Arc<BaseProducer<Deliveries>>,
+    /// The client has them all.
+    handed: bool,
+}
+
+impl Underway {
+    /// Whether the fate of every record is known.
+    pub fn is_over(&self) -> bool {
+        self.producer.poll(Duration::ZERO);
+        self.handed && self.producer.in_flight_count() == 0
+    }
 }
 
 /// Hears from the client what became of each record. A record that was not delivered makes the
@@ -116,14 +132,13 @@ impl Transactions {
         })
     }
 
-    /// Adds a record to the transaction, and keeps it until the commit.
-    pub fn send(&mut self, record: Record) -> Result<(), Failure> {
+    /// Keeps a record of the transaction until the commit; it is still to be handed over.
+    pub fn keep(&mut self, record: Record) {
         self.kept.push(record);
-        self.hand_over()
     }
 
     /// Hands to the client what it may have by now.
-    fn hand_over(&mut self) -> Result<(), Failure> {
+    pub fn hand_over(&mut self) -> Result<(), Failure> {
         if self.ended.elapsed() < SETTLES {
             return Ok(());
         }
@@ -157,11 +172,17 @@ impl Transactions {
         self.kept.len()
     }
 
-    /// Lets the client's events through: delivery reports come while it is polled. Hands it what had to
-    /// wait.
-    pub fn poll(&mut self) -> Result<(), Failure> {
+    /// Lets the client's events through: delivery reports come while it is polled.
+    pub fn poll(&self) {
         self.producer.poll(Duration::ZERO);
-        self.hand_over()
+    }
+
+    /// What is kept, and may still be on its way.
+    pub fn underway(&self) -> Underway {
+        Underway {
+            producer: self.producer.clone(),
+            handed: self.handed == self.kept.len(),
+        }
     }
 
     /// How long until something is to be handed over.
@@ -170,23 +191,30 @@ impl Transactions {
         waits.then(|| SETTLES.saturating_sub(self.ended.elapsed()))
     }
 
-    /// Commits what was sent, together with the input's `offsets`. Returns how many times it had to
-    /// be aborted and sent again.
+    /// Commits what was kept, together with the input's `offsets`, in one try.
+    ///
+    /// # Errors
+    /// The client's. Nothing is lost by then: see [`Self::commit_after`].
+    pub fn try_commit(&mut self, offsets: &Offsets) -> Result<(), KafkaError> {
+        self.end(offsets)?;
+        self.kept.clear();
+        self.is_over();
+        Ok(())
+    }
+
+    /// Commits what was kept, whatever it takes, after a try that ended with `error`. Returns how many
+    /// times it had to be aborted and sent again.
     ///
     /// # Errors
     /// When another producer has taken the transactional id, or the broker settles nothing for long.
-    pub fn commit(&mut self, offsets: &Offsets) -> Result<u32, Failure> {
+    pub fn commit_after(
+        &mut self,
+        mut error: KafkaError,
+        offsets: &Offsets,
+    ) -> Result<u32, Failure> {
         let started = Instant::now();
         let mut aborts = 0;
         loop {
-            let error = match self.try_commit(offsets) {
-                Ok(()) => {
-                    self.kept.clear();
-                    self.is_over();
-                    return Ok(aborts);
-                }
-                Err(error) => error,
-            };
             if started.elapsed() > SETTLED_WITHIN || is_no_member(&error) {
                 return Err(self.failed("commit a transaction", &error));
             }
@@ -217,7 +245,20 @@ impl Transactions {
                     }
                 }
             }
+            match self.try_commit(offsets) {
+                Ok(()) => return Ok(aborts),
+                Err(again) => error = again,
+            }
         }
+    }
+
+    /// Takes back what the client was handed: it is still kept, and can be handed over again.
+    pub fn take_back(&mut self) -> Result<(), Failure> {
+        if self.open && !self.abort() {
+            self.producer = begin_producer(&self.config, &self.id)?;
+            self.is_over();
+        }
+        Ok(())
     }
 
     fn begin(&mut self) -> Result<(), Failure> {
@@ -228,7 +269,7 @@ impl Transactions {
         Ok(())
     }
 
-    fn try_commit(&mut self, offsets: &Offsets) -> Result<(), KafkaError> {
+    fn end(&mut self, offsets: &Offsets) -> Result<(), KafkaError> {
         if !self.open {
             self.producer.begin_transaction()?;
             self.open = true;
@@ -334,7 +375,7 @@ impl Transactions {
 }
 
 /// A producer whose transactions may begin.
-fn begin_producer(config: &ClientConfig, id: &str) -> Result<BaseProducer<Deliveries>, Failure> {
+fn begin_producer(config: &ClientConfig, id: &str) -> Result<Arc<BaseProducer<Deliveries>>, Failure> {
     let producer: BaseProducer<Deliveries> =
         config.create_with_context(Deliveries).map_err(|e| {
             Failure::new("kafka", format!("cannot make a producer: {e}"))
@@ -343,7 +384,7 @@ fn begin_producer(config: &ClientConfig, id: &str) -> Result<BaseProducer<Delive
     let started = Instant::now();
     loop {
         match producer.init_transactions(STEP_WITHIN) {
-            Ok(()) => return Ok(producer),
+            Ok(()) => return Ok(Arc::new(producer)),
             // A coordinator that has just started, or still settles the last transaction.
             Err(error)
                 if started.elapsed() < SETTLED_WITHIN

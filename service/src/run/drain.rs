@@ -3,7 +3,7 @@
 //! A checkpoint is written only after everything before it is committed, so that no checkpoint
 //! knows more than the order log does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ impl Service<'_> {
         checkpoints: &Sender<Barrier>,
         tally: &mut Tally,
     ) -> Result<(), Failure> {
-        let mut awaited = Vec::new();
+        let mut awaited = VecDeque::new();
         loop {
             match outcomes.next_within(sink.due()) {
                 Next::Outcome(Outcome::Decided(decided)) => {
@@ -80,16 +80,13 @@ impl Service<'_> {
     fn settle(
         &self,
         sink: &mut KafkaSink,
-        awaited: &mut Vec<Awaited>,
+        awaited: &mut VecDeque<Awaited>,
         now: bool,
     ) -> Result<(), Failure> {
-        let commit = sink.settle(now)?;
-        if commit.is_some() || !self.exactly_once() {
-            let deadline = Duration::from_millis(self.folder.settings.deadline_ms);
-            self.metrics.visible(awaited, deadline);
-            awaited.clear();
-        }
-        if let Some(commit) = commit {
+        let deadline = Duration::from_millis(self.folder.settings.deadline_ms);
+        for commit in sink.settle(now)? {
+            let visible = commit.decisions.min(awaited.len());
+            self.metrics.visible(awaited.drain(..visible), deadline);
             self.pace.committed(commit.whole);
             self.metrics.stage(Stage::Commit, commit.waited);
             for _ in 0..commit.aborts {
@@ -98,6 +95,9 @@ impl Service<'_> {
             }
             self.metrics
                 .transaction(TransactionEnd::Committed, commit.whole);
+        }
+        if !self.exactly_once() {
+            self.metrics.visible(awaited.drain(..), deadline);
         }
         Ok(())
     }

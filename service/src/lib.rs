@@ -35,3 +35,8 @@ pub mod tally;
 pub mod telemetry;
 pub mod train;
 pub mod validate;
+
+/// What a batch needs is allocated on one thread and freed on another, many times a millisecond, which the
+/// system's allocator is slow at.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -55,7 +55,6 @@ public class Latency {
     private static Properties client(String bootstrap) {
         Properties properties = new Properties();
         properties.put("bootstrap.servers", bootstrap);
-        properties.put("fetch.max.wait.ms", "2");
         return properties;
     }
 

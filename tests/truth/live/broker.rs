@@ -17,12 +17,22 @@ use crate::sanderling::{root, scratch, shared};
 pub const USER: &str = "alice";
 /// Her password.
 pub const PASSWORD: &str = "wonderland";
-/// Small heaps and the quick compiler: these processes live for a minute.
-const JAVA: [&str; 4] = [
+/// As Kafka's own scripts start a broker, but that memory is there from the beginning.
+const BROKER_JAVA: [&str; 8] = [
+    "-Xms1g",
+    "-Xmx1g",
+    "-XX:+UseG1GC",
+    "-XX:MaxGCPauseMillis=20",
+    "-XX:InitiatingHeapOccupancyPercent=35",
+    "-XX:+ExplicitGCInvokesConcurrent",
+    "-XX:+AlwaysPreTouch",
+    "-XX:+UseTransparentHugePages",
+];
+/// A small heap and the quick compiler: these processes live for minutes.
+const CLIENT_JAVA: [&str; 3] = [
     "-Xmx300m",
     "-XX:+UseSerialGC",
     "-XX:TieredStopAtLevel=1",
-    "-Xshare:auto",
 ];
 const STARTS_MAX: usize = 3;
 
@@ -234,6 +244,8 @@ impl Broker {
             "listener.name.sasl_ssl.ssl.keystore.location",
             &store.to_string_lossy(),
         );
+        // Of what is kept for the life of a broker, nearly all is this buffer.
+        set("log.cleaner.dedupe.buffer.size", "8388608");
         set("log.dirs", &data.to_string_lossy());
         set("log.message.timestamp.type", "LogAppendTime");
         set("auto.create.topics.enable", "false");
@@ -301,8 +313,12 @@ pub fn java(class: &str) -> Command {
         );
         format!("{}:{}", jars.display(), classes.display())
     });
+    let options: &[&str] = match class {
+        "Broker" => &BROKER_JAVA,
+        _ => &CLIENT_JAVA,
+    };
     let mut command = Command::new("java");
-    command.args(JAVA).args([
+    command.args(options).args([
         "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
         "-cp",
         &CLASSES,

@@ -2,7 +2,7 @@
 //! functions written in Rust.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{Array, RecordBatch};
 use arrow::row::{RowConverter, SortField};
@@ -10,6 +10,7 @@ use arrow::util::display::array_value_to_string;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 
 use crate::FeatureError;
+use crate::table_index::TableIndex;
 
 /// Tables and functions that a query may name.
 ///
@@ -41,12 +42,14 @@ impl Catalog {
 }
 
 /// A reference table, to be joined on its key: what is known of a merchant, a segment, a machine.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Table {
     name: String,
     key: String,
     rows: RecordBatch,
     version: Arc<str>,
+    /// Those that were asked for, by how the key is compared.
+    pub(crate) indexes: Mutex<Vec<(String, Arc<TableIndex>)>>,
 }
 
 impl Table {
@@ -98,7 +101,16 @@ impl Table {
             key: key.to_string(),
             rows,
             version,
+            indexes: Mutex::default(),
         })
+    }
+
+    /// Whether an engine joins it now.
+    pub fn is_joined(&self) -> bool {
+        let indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
+        indexes
+            .iter()
+            .any(|(_, index)| Arc::strong_count(index) > 1)
     }
 
     /// What queries call it.

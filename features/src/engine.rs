@@ -11,7 +11,7 @@ use sanderling_schemas::{
     EventBatch, FeatureBatch, FeatureField, FeatureSchema, LateRows, Relation, TooLate,
 };
 use sanderling_state::window::Footprint;
-use sanderling_state::{KeyIndex, Restored, Snapshot, StateError};
+use sanderling_state::{KeyIndex, Restored, Snapshot, StateError, Threads};
 use sha2::{Digest, Sha256};
 
 use crate::catalog::{Catalog, Table};
@@ -24,6 +24,7 @@ use crate::layers::Layers;
 use crate::parity::{ParityCheck, ParitySample};
 use crate::plan::{Plan, window_of};
 use crate::program::Program;
+use crate::table_index::TableJoins;
 use crate::view::{EngineView, KeyTable};
 use crate::{FeatureError, LabelCounts};
 
@@ -42,6 +43,7 @@ pub struct FeatureEngine {
     pub(crate) clock: Clock,
     pub(crate) accepted: u64,
     pub(crate) parity: Arc<ParityCheck>,
+    threads: Threads,
 }
 
 /// What a sample is taken of, beside a batch's features.
@@ -187,8 +189,18 @@ impl FeatureEngine {
             clock: Clock::default(),
             accepted: 0,
             parity: Arc::new(parity),
+            threads: Threads::new(1),
             relation,
         })
+    }
+
+    /// The engine with the keys of a long batch split over so many threads, which changes no feature.
+    #[must_use]
+    pub fn with_threads(self, threads: usize) -> Self {
+        FeatureEngine {
+            threads: Threads::new(threads),
+            ..self
+        }
     }
 
     /// The columns of the feature rows.
@@ -317,6 +329,7 @@ impl FeatureEngine {
                 enters: &enters,
                 emits: if below { &enters } else { &emits },
                 slots: &slots,
+                threads: &self.threads,
             })?;
             results.push(match below {
                 true => group.pass_on(result, &enters, &emits, &mut rows)?,
@@ -400,6 +413,11 @@ impl FeatureEngine {
     /// before it are taken all the same.
     pub fn set_tables(&mut self, tables: &[Arc<Table>]) -> Result<(), FeatureError> {
         self.layers.set_tables(tables)
+    }
+
+    /// How reference tables are joined: whoever indexes them so before they are set has them set at once.
+    pub fn joins(&self) -> TableJoins {
+        self.layers.joins()
     }
 
     /// Columns of the relation that reference tables are joined on, each with its table.

@@ -1,6 +1,6 @@
 //! All windows of one `PARTITION BY` key: compiled arguments, slots, and the rings behind them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::{cast, take};
@@ -13,7 +13,7 @@ use sanderling_state::window::{
     Aggregate, COLUMNS_MAX, Column, Footprint, Frame, Function, KeyRows, WindowOutput, WindowRows,
     WindowSpec, WindowState,
 };
-use sanderling_state::{KeyIndex, Restored, Snapshot, StateError};
+use sanderling_state::{KeyIndex, Restored, Snapshot, StateError, Threads};
 
 use crate::FeatureError;
 use crate::accumulate::{FrameAggregate, OTHERWISE};
@@ -94,6 +94,7 @@ pub(crate) struct GroupRows<'a> {
     pub emits: &'a [bool],
     /// Slots of the entities.
     pub slots: &'a [Vec<u32>],
+    pub threads: &'a Threads,
 }
 
 impl WindowGroup {
@@ -299,6 +300,7 @@ impl WindowGroup {
                 &own
             }
         };
+        let threads = rows.threads;
         let rows = WindowRows {
             slots,
             times_us: rows.times_us,
@@ -308,7 +310,7 @@ impl WindowGroup {
             emits: rows.emits,
             columns: &columns,
         };
-        let output = run(&mut self.state, &self.results, &rows)?;
+        let output = run(&mut self.state, &self.results, &rows, threads)?;
         let forgotten = self.state.take_forgotten();
         self.forgotten += forgotten.len() as u64;
         // An entity's slot is known to others too, who may remember it.
@@ -361,7 +363,12 @@ impl WindowGroup {
             emits: &all,
             columns: &columns,
         };
-        run(&mut self.state.fresh(), &self.results, &rows)
+        run(
+            &mut self.state.fresh(),
+            &self.results,
+            &rows,
+            &Threads::new(1),
+        )
     }
 
     /// What the windows keep, the group's own keys among it.
@@ -560,23 +567,25 @@ fn run(
     state: &mut WindowState,
     results: &[(DataType, Option<FrameAggregate>)],
     rows: &WindowRows<'_>,
+    threads: &Threads,
 ) -> Result<GroupOutput, FeatureError> {
-    let mut values = vec![Vec::new(); results.len()];
-    let mut failed = None;
-    let output = state.compute(rows, &mut |window, columns| {
+    // Values of the windows that no kernel computes, each with its row; threads put them there as they come.
+    let values: Vec<_> = results.iter().map(|_| Mutex::new(Vec::new())).collect();
+    let failed = Mutex::new(None);
+    let output = state.compute(rows, threads, &|window, row, columns| {
         let aggregate = results[window].1.as_ref();
         let aggregate = aggregate.expect("the plan gives one for each such window");
         match aggregate.value(columns) {
-            Ok(value) => values[window].push(value),
+            Ok(value) => locked(&values[window]).push((row, value)),
             Err(error) => {
                 let told = StateError::Unsupported(error.to_string());
-                failed = Some(error);
+                locked(&failed).get_or_insert(error);
                 return Err(told);
             }
         }
         Ok(())
     });
-    if let Some(error) = failed {
+    if let Some(error) = locked(&failed).take() {
         return Err(error);
     }
     let WindowOutput {
@@ -584,11 +593,15 @@ fn run(
         late,
         capped,
     } = output?;
-    let columns = (columns.into_iter().zip(results).zip(values))
+    let columns = (columns.into_iter().zip(results).zip(&values))
         .map(|((column, (data_type, aggregate)), values)| {
             let column = match (column, aggregate) {
                 (Some(column), _) => column,
-                (None, Some(aggregate)) => aggregate.column(values)?,
+                (None, Some(aggregate)) => {
+                    let mut values = std::mem::take(&mut *locked(values));
+                    values.sort_unstable_by_key(|(row, _)| *row);
+                    aggregate.column(values.into_iter().map(|(_, value)| value).collect())?
+                }
                 (None, None) => unreachable!("the plan gives one for each such window"),
             };
             match column.data_type() == data_type {
@@ -602,6 +615,11 @@ fn run(
         late,
         capped,
     })
+}
+
+/// A thread that panics takes the others with it, so nobody sees what it left.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Prepared {

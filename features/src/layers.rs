@@ -15,6 +15,7 @@ use crate::catalog::Table;
 use crate::joins::lookup_column;
 use crate::lookup::Lookup;
 use crate::plan::{Plan, window_column};
+use crate::table_index::TableJoins;
 
 /// What rows gain at each level.
 pub(crate) struct Layers {
@@ -104,11 +105,18 @@ impl Layers {
     /// Takes other versions of the tables.
     pub(crate) fn set_tables(&mut self, tables: &[Arc<Table>]) -> Result<(), FeatureError> {
         for lookup in self.layers.iter_mut().flat_map(|layer| &mut layer.lookups) {
-            if let Some(table) = tables.iter().find(|table| table.name() == lookup.table()) {
+            let name = lookup.table_key().table();
+            if let Some(table) = tables.iter().find(|table| table.name() == name) {
                 lookup.fill(table)?;
             }
         }
         Ok(())
+    }
+
+    /// How tables are joined.
+    pub(crate) fn joins(&self) -> TableJoins {
+        let lookups = self.layers.iter().flat_map(|layer| &layer.lookups);
+        TableJoins(lookups.map(|lookup| lookup.table_key().clone()).collect())
     }
 
     /// Rows of events before the first level.

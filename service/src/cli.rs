@@ -209,7 +209,7 @@ struct RunArgs {
     /// on, others are folded from the log as far as it reaches, and what then lacks rows is said.
     #[arg(long)]
     take_over: bool,
-    /// Cores over which a batch is scored; changes no decision.
+    /// Cores over which a long batch is featurised and scored; changes no decision.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: u32,
 }
@@ -248,7 +248,7 @@ struct ReplayArgs {
     /// Rows of a batch; changes no decision.
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     batch_rows: u32,
-    /// Cores over which a batch is scored; changes no decision.
+    /// Cores over which a long batch is featurised and scored; changes no decision.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: u32,
 }

@@ -85,10 +85,10 @@ impl Drill {
 }
 
 impl Pipeline {
-    /// The fold of a folder, with empty state. A batch's rows are scored on `threads` cores, which
+    /// The fold of a folder, with empty state. A long batch is featurised and scored on `threads` cores, which
     /// changes no decision.
     pub fn new(folder: &PipelineFolder, threads: usize) -> Result<Self, Failure> {
-        let features = folder.features()?;
+        let features = folder.features()?.with_threads(threads);
         let all = folder.models(features.schema())?;
         let models = Roster::new(&all, features.schema(), &folder.relation, threads)
             .map_err(|e| folder.model_failure(&e))?;

@@ -11,6 +11,7 @@ mod feed;
 mod history;
 mod instance;
 mod lanes;
+mod live_tables;
 mod look;
 mod pace;
 mod parity;
@@ -40,12 +41,12 @@ use crate::pipeline::{Drill, Pipeline};
 use crate::replay::input_failure;
 use crate::resolve::parse_duration_us;
 use crate::settings::{Delivery, EntityState};
-use crate::tables::LiveTables;
 use crate::tally::{Summary, Tally};
 use crate::telemetry::Metrics;
 use feed::{Feed, before_revoke};
 use instance::Instance;
 use lanes::Lanes;
+use live_tables::LiveTables;
 use look::LiveState;
 use pace::Pace;
 
@@ -66,7 +67,7 @@ pub struct RunOptions {
     pub history: Vec<sanderling_ingest::Input>,
     /// Go on from a state that other features, or another model, have left.
     pub take_over: bool,
-    /// Cores over which a batch is scored.
+    /// Cores over which a batch is split.
     pub threads: usize,
 }
 

@@ -7,8 +7,7 @@
 use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::compute::{CastOptions, cast_with_options, concat_batches};
@@ -189,6 +188,11 @@ impl TableShelf {
         }
     }
 
+    /// The tables that it is for.
+    pub fn specs(&self) -> &[TableSpec] {
+        &self.specs
+    }
+
     /// The versions that an order record names, of those in `known` and those on the shelf. A table that it
     /// does not name stays as it is in `known`.
     ///
@@ -243,7 +247,10 @@ impl TableShelf {
     }
 
     /// Reads a table and keeps what was read.
-    fn read_and_keep(&self, spec: &TableSpec) -> Result<Arc<Table>, Failure> {
+    ///
+    /// # Errors
+    /// As [`TableSpec::read`], and where the shelf cannot be written.
+    pub fn read_and_keep(&self, spec: &TableSpec) -> Result<Arc<Table>, Failure> {
         let bytes =
             std::fs::read(&spec.path).map_err(|e| io_failure(&spec.path, "read the table", &e))?;
         let table = spec.parse(bytes.clone())?;
@@ -259,99 +266,6 @@ impl TableShelf {
         }
         Ok(Arc::new(table))
     }
-}
-
-/// The tables of a service, which follow their files.
-pub struct LiveTables {
-    shelf: TableShelf,
-    now: Mutex<Now>,
-}
-
-struct Now {
-    tables: Tables,
-    /// The files as they were at the last look, and as they were when they were read.
-    looked: Vec<Stamp>,
-    read: Vec<Stamp>,
-}
-
-/// What tells that a file has changed.
-type Stamp = Option<(SystemTime, u64)>;
-
-impl LiveTables {
-    /// Reads and keeps the tables of a folder.
-    ///
-    /// # Errors
-    /// As [`TableSpec::read`], and where the state folder cannot be written.
-    pub fn of(folder: &PipelineFolder) -> Result<Self, Failure> {
-        let shelf = TableShelf::of(folder);
-        let stamps = shelf.specs.iter().map(stamp).collect::<Vec<_>>();
-        let tables = shelf.specs.iter().map(|spec| shelf.read_and_keep(spec));
-        let tables = tables.collect::<Result<Tables, _>>()?;
-        Ok(LiveTables {
-            now: Mutex::new(Now {
-                tables,
-                looked: stamps.clone(),
-                read: stamps,
-            }),
-            shelf,
-        })
-    }
-
-    /// Where their earlier versions are.
-    pub fn shelf(&self) -> &TableShelf {
-        &self.shelf
-    }
-
-    /// As they were read last.
-    pub fn now(&self) -> Tables {
-        self.lock().tables.clone()
-    }
-
-    /// Looks at the files. Where one has changed since it was read, and not since the last look, it is read;
-    /// returns the tables if that gave other ones. A file that cannot be taken is said, and what was read
-    /// before stays.
-    pub fn look(&self) -> Option<Tables> {
-        let mut now = self.lock();
-        let mut renewed: Vec<Arc<Table>> = now.tables.to_vec();
-        for (at, spec) in self.shelf.specs.iter().enumerate() {
-            let found = stamp(spec);
-            let rests = found == now.looked[at];
-            now.looked[at] = found;
-            if found.is_none() || found == now.read[at] || !rests {
-                continue;
-            }
-            now.read[at] = found;
-            match self.shelf.read_and_keep(spec) {
-                Ok(table) if table.rows().schema() != renewed[at].rows().schema() => {
-                    tracing::error!(
-                        table = spec.name,
-                        "the file has other columns than it had: restart to take them; the old version stays"
-                    );
-                }
-                Ok(table) => {
-                    tracing::info!(table = spec.name, version = %table.version(), rows = table.rows().num_rows(), "table taken");
-                    renewed[at] = table;
-                }
-                Err(why) => {
-                    tracing::error!(%why, table = spec.name, "the file cannot be taken; the old version stays")
-                }
-            }
-        }
-        if versions(&renewed) == versions(&now.tables) {
-            return None;
-        }
-        now.tables = renewed.into();
-        Some(now.tables.clone())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Now> {
-        self.now.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn stamp(spec: &TableSpec) -> Stamp {
-    let file = std::fs::metadata(&spec.path).ok()?;
-    Some((file.modified().ok()?, file.len()))
 }
 
 #[cfg(test)]

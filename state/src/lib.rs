@@ -12,6 +12,7 @@ mod numbers;
 mod paged;
 mod referents;
 mod snapshot;
+mod threads;
 pub mod window;
 
 pub use bytes::Persist;
@@ -20,3 +21,4 @@ pub use key_index::{KeyIndex, KeyOf, KnownKeys};
 pub use paged::Paged;
 pub use referents::{Referents, Settled};
 pub use snapshot::{Page, Restored, Section, Snapshot};
+pub use threads::Threads;

@@ -54,20 +54,6 @@ pub(crate) fn prefetch_line(address: *const u8) {
 }
 
 impl<V: Persist + Clone + Default> Paged<V> {
-    /// Asks for the memory that tells where a slot's page stands.
-    #[inline]
-    pub(crate) fn prefetch_place(&self, slot: usize) {
-        prefetch_line(std::ptr::from_ref(&self.pages[slot / V::PAGE_VALUES]).cast());
-    }
-
-    /// Asks for the memory by which [`Paged::get_mut`] knows whether a page is shared.
-    #[inline]
-    pub(crate) fn prefetch_page(&self, slot: usize) {
-        // The counts of an `Arc` stand before what it holds.
-        let values = self.pages[slot / V::PAGE_VALUES].as_ptr();
-        prefetch_line(values.cast::<u8>().wrapping_sub(2 * size_of::<usize>()));
-    }
-
     /// Number of values.
     pub fn len(&self) -> usize {
         self.len
@@ -116,6 +102,18 @@ impl<V: Persist + Clone + Default> Paged<V> {
         Arc::make_mut(&mut self.pages[number])
     }
 
+    /// The pages in parts, each but the first beginning at a page of `cuts`, which ascend.
+    pub(crate) fn parts(&mut self, cuts: &[usize]) -> Vec<PagedPart<'_, V>> {
+        let (mut parts, mut rest, mut first) = (Vec::new(), &mut self.pages[..], 0);
+        for cut in cuts {
+            let (pages, after) = rest.split_at_mut(cut.min(&(first + rest.len())) - first);
+            parts.push(PagedPart { pages, first });
+            (rest, first) = (after, *cut);
+        }
+        parts.push(PagedPart { pages: rest, first });
+        parts
+    }
+
     /// Gives back a page whose values are all defaults.
     pub fn release(&mut self, number: usize) {
         self.pages[number] = self.empty.clone();
@@ -134,6 +132,42 @@ impl<V: Persist + Clone + Default> Paged<V> {
             .iter()
             .flat_map(|page| page.iter())
             .take(self.len)
+    }
+}
+
+/// Consecutive pages, apart from the others, so that several threads can change values at once.
+pub(crate) struct PagedPart<'a, V> {
+    pages: &'a mut [Arc<[V]>],
+    /// Number of the first page.
+    first: usize,
+}
+
+impl<V: Persist + Clone> PagedPart<'_, V> {
+    /// Asks for the memory that tells where a slot's page stands.
+    #[inline]
+    pub(crate) fn prefetch_place(&self, slot: usize) {
+        prefetch_line(std::ptr::from_ref(&self.pages[slot / V::PAGE_VALUES - self.first]).cast());
+    }
+
+    /// Asks for the memory by which [`PagedPart::get_mut`] knows whether a page is shared.
+    #[inline]
+    pub(crate) fn prefetch_page(&self, slot: usize) {
+        // The counts of an `Arc` stand before what it holds.
+        let values = self.pages[slot / V::PAGE_VALUES - self.first].as_ptr();
+        prefetch_line(values.cast::<u8>().wrapping_sub(2 * size_of::<usize>()));
+    }
+
+    /// The value of a slot on one of the pages.
+    #[inline]
+    pub(crate) fn get(&self, slot: usize) -> &V {
+        &self.pages[slot / V::PAGE_VALUES - self.first][slot % V::PAGE_VALUES]
+    }
+
+    /// The value of a slot on one of the pages, to change. Clones the page if a snapshot holds it.
+    #[inline]
+    pub(crate) fn get_mut(&mut self, slot: usize) -> &mut V {
+        let page = &mut self.pages[slot / V::PAGE_VALUES - self.first];
+        &mut Arc::make_mut(page)[slot % V::PAGE_VALUES]
     }
 }
 

@@ -77,7 +77,9 @@ fn what_validate_says_of_an_unseen_card_is_what_its_first_payment_gets() {
     ];
     assert_eq!(
         said,
-        expected.clone().map(|(name, value)| (name.to_string(), value))
+        expected
+            .clone()
+            .map(|(name, value)| (name.to_string(), value))
     );
 
     // The same payment, as the first of its card in a file; then one of another merchant, and one of none.

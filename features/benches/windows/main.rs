@@ -1,6 +1,6 @@
-//! Events per second through the feature engine, on one thread, from decoded batches.
+//! Events per second through the feature engine, from decoded batches.
 //!
-//! `cargo bench --profile measure --workspace --bench windows -- SECTION... [FILE.parquet]`
+//! `cargo bench --profile measure --workspace --bench windows -- SECTION... [FILE.parquet] [THREADS]`
 //!
 //! Sections: `file`, `card` and `both` (need FILE; the last two are what `features/benches/compare` runs), `functions`, `lengths`,
 //! `keys`, `hot`, `batches`, `memory`; without any, all that need no file. FILE has the columns TX_DATETIME, CUSTOMER_ID,
@@ -9,6 +9,7 @@
 //!
 //! Rates are of the second half of a stream, when windows are full, but for `card` and `both`. Time is what the thread spent
 //! on a core, so that whoever else uses the machine counts little (where the system tells it; else time that passed).
+//! THREADS is how many `card` and `both` use, 1 if it is not there.
 
 #![allow(clippy::print_stdout)]
 
@@ -141,24 +142,30 @@ fn main() {
         ("batches", batches),
         ("memory", memory),
     ];
-    let of_file: [(&str, fn(&[EventBatch])); 3] = [
-        ("file", whole_windows),
-        ("card", |batches| compare(&BOTH[..1], batches)),
-        ("both", |batches| compare(&BOTH, batches)),
+    let of_file: [(&str, fn(&[EventBatch], usize)); 3] = [
+        ("file", |batches, _| whole_windows(batches)),
+        ("card", |batches, threads| {
+            compare(&BOTH[..1], batches, threads)
+        }),
+        ("both", |batches, threads| compare(&BOTH, batches, threads)),
     ];
+    let threads = arguments.iter().find_map(|argument| argument.parse().ok());
     let is_section = |argument: &&String| {
         let argument = argument.as_str();
         sections.iter().any(|(name, _)| *name == argument)
             || of_file.iter().any(|(name, _)| *name == argument)
     };
-    let path = arguments.iter().find(|argument| !is_section(argument));
+    let is_number = |argument: &&String| argument.parse::<usize>().is_ok();
+    let path = arguments
+        .iter()
+        .find(|argument| !is_section(argument) && !is_number(argument));
     let named: Vec<&String> = arguments.iter().filter(is_section).collect();
     let wants = |name: &str| named.iter().any(|section| section.as_str() == name);
     if let Some(path) = path {
         let batches = file(path, &relation());
         for (name, section) in of_file {
             if wants(name) || (named.is_empty() && name == "file") {
-                section(&batches);
+                section(&batches, threads.unwrap_or(1));
             }
         }
     }
@@ -183,9 +190,10 @@ fn whole_windows(batches: &[EventBatch]) {
 }
 
 /// Seconds for the whole file, as they pass.
-fn compare(keys: &[&str], batches: &[EventBatch]) {
+fn compare(keys: &[&str], batches: &[EventBatch], threads: usize) {
     let sql = sql(&DOUBLE, keys, &DAYS);
-    let mut engine = FeatureEngine::new(relation(), &sql).expect("the features are valid");
+    let engine = FeatureEngine::new(relation(), &sql).expect("the features are valid");
+    let mut engine = engine.with_threads(threads);
     let begun = Instant::now();
     for batch in batches {
         black_box(engine.compute(batch).expect("the rows fit"));

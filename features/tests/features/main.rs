@@ -11,4 +11,5 @@ mod slt;
 mod stream;
 mod tables;
 mod take_over;
+mod threads;
 mod times;

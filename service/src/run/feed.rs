@@ -19,7 +19,7 @@ use crate::replay::input_failure;
 
 /// How long to wait for a record, or for a place on the line.
 const POLL: Duration = Duration::from_millis(50);
-/// Time between two looks at the lag, and at the files of tables.
+/// Time between two looks at the lag, and at what is ready of tables.
 const LAG_EVERY: Duration = Duration::from_secs(1);
 /// Longest wait for a checkpoint of what is being given up.
 const GIVE_UP_WITHIN: Duration = Duration::from_secs(60);
@@ -116,7 +116,7 @@ impl<'a> Feed<'a> {
 
     /// Tells every lane of tables whose files have changed; `false` once the line has ended.
     fn renew_tables(&self) -> bool {
-        let Some(tables) = self.service.tables.look() else {
+        let Some(tables) = self.service.tables.renewed() else {
             return true;
         };
         (self.service.lanes.all().into_iter())

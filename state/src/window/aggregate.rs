@@ -14,6 +14,7 @@ use super::cursor::{End, double_of, get_wide, known_extreme, value_of};
 use super::distinct;
 use super::exact::{deviations, sum_of};
 use super::ring::Ring;
+use super::shard::Cuts;
 use super::spec::{
     Accumulator, AggregatePlan, FramePlan, Function, Pair, PairSums, Slot, Storage, WindowSpec,
 };
@@ -103,6 +104,39 @@ impl Output {
     /// Appends whether a value is there.
     pub(super) fn push_presence(&mut self, is_there: bool) {
         self.push(Result::Int(i128::from(is_there)));
+    }
+
+    /// What the parts of a batch have, as one column.
+    pub(super) fn joined(parts: Vec<Output>, cuts: &Cuts) -> Output {
+        let data_type = parts[0].data_type.clone();
+        let (values, valid): (Vec<Filled>, Vec<Vec<bool>>) = (parts.into_iter())
+            .map(|part| (part.values, part.valid))
+            .unzip();
+        macro_rules! joined {
+            ($kind:ident) => {
+                Filled::$kind(
+                    cuts.joined(
+                        (values.into_iter())
+                            .filter_map(|values| match values {
+                                Filled::$kind(values) => Some(values),
+                                _ => None,
+                            })
+                            .collect(),
+                    ),
+                )
+            };
+        }
+        let values = match &values[0] {
+            Filled::Ints(_) => joined!(Ints),
+            Filled::Wides(_) => joined!(Wides),
+            Filled::Floats(_) => joined!(Floats),
+            Filled::Texts(_) => joined!(Texts),
+        };
+        Output {
+            data_type,
+            values,
+            valid: cuts.joined(valid),
+        }
     }
 
     /// The column.

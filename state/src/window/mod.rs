@@ -26,6 +26,7 @@ mod cursor;
 mod distinct;
 mod exact;
 mod ring;
+mod shard;
 mod spec;
 mod state;
 mod view;

@@ -3,24 +3,17 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, new_empty_array};
+use arrow::array::ArrayRef;
 
-use super::aggregate::{Output, rows_of};
+use super::aggregate::Output;
 use super::column::Values;
-use super::cursor;
-use super::ring::{KeyTimes, Ring, Step};
-use super::spec::{Frame, FramePlan, Function, Storage, WindowSpec};
+use super::ring::{KeyTimes, Ring};
+use super::shard::{Cuts, Shard, Taken, forget};
+use super::spec::{Function, Storage, WindowSpec};
 use super::view::WindowView;
 use crate::snapshot::{Restored, Snapshot};
-use crate::{KeyIndex, Paged, StateError};
+use crate::{KeyIndex, Paged, StateError, Threads};
 
-/// Rows of a batch that the memory of a key is asked for in advance, a step at a time.
-const AHEAD: [(usize, Step); 4] = [
-    (24, Step::Page),
-    (18, Step::Ring),
-    (12, Step::Cursors),
-    (6, Step::Rows),
-];
 /// One key's ring is looked at for old rows for so many rows taken.
 const ROWS_PER_LOOK: usize = 4;
 /// So many times more rings are looked at while a quarter of them is old.
@@ -76,9 +69,10 @@ pub struct WindowOutput {
     pub capped: Vec<bool>,
 }
 
-/// Called for each emitting row and each [`Function::Rows`], in this order, with the aggregate's number and
-/// the columns of the rows in the frame.
-pub type FrameRows<'a> = &'a mut dyn FnMut(usize, &[ArrayRef]) -> Result<(), StateError>;
+/// Called for each emitting row and each [`Function::Rows`] with the aggregate's number, the row's in the
+/// batch, and the columns of the rows in the frame. Of one key's rows in their order; other keys' may be between them, or
+/// on other threads.
+pub type FrameRows<'a> = &'a (dyn Fn(usize, usize, &[ArrayRef]) -> Result<(), StateError> + Sync);
 
 impl WindowState {
     /// Windows that have seen nothing.
@@ -98,7 +92,8 @@ impl WindowState {
         Self::new(self.spec.clone())
     }
 
-    /// Takes the rows in order, and computes each emitting row's results at its turn.
+    /// Takes the rows in order, and computes each emitting row's results at its turn. Over how many threads
+    /// keys are split changes nothing.
     ///
     /// # Errors
     /// [`StateError::Mismatch`] when a column has another type or length than planned; what `frame_rows`
@@ -106,6 +101,7 @@ impl WindowState {
     pub fn compute(
         &mut self,
         rows: &WindowRows<'_>,
+        threads: &Threads,
         frame_rows: FrameRows<'_>,
     ) -> Result<WindowOutput, StateError> {
         let spec = self.spec.clone();
@@ -124,90 +120,54 @@ impl WindowState {
                 Values::of(array, column, *slot, rows.enters, texts)
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let emitting = rows.emits.iter().filter(|emits| **emits).count();
-        let mut outputs: Vec<Output> = spec
-            .aggregates
-            .iter()
-            .map(|plan| Output::new(&plan.output, emitting))
-            .collect();
-        let mut lates = Vec::with_capacity(emitting);
-        let mut capped = Vec::with_capacity(emitting);
-        let rings = (rows.slots.iter().zip(rows.enters))
-            .filter(|(_, enters)| **enters)
-            .map(|(slot, _)| ring_of(*slot) + 1)
-            .max();
-        self.rings.grow_to(rings.unwrap_or(0));
-
-        // No row before the first ones asks for their memory.
-        for (ahead, step) in AHEAD {
-            (0..ahead).for_each(|at| self.prefetch(rows, at, step));
-        }
-        let mut row = vec![0u64; spec.stride];
-        for at in 0..count {
-            for (ahead, step) in AHEAD {
-                self.prefetch(rows, at + ahead, step);
-            }
-            if !rows.enters[at] {
-                continue;
-            }
-            row.fill(0);
-            row[0] = rows.times_us[at] as u64;
-            for column in &values {
-                column.put(at, &mut row);
-            }
-            let ring_at = ring_of(rows.slots[at]);
-            let ring = self.rings.get_mut(ring_at);
-            let arrival = Arrival {
-                row: &row,
-                credible_us: rows.credible_us[at],
-                clock_us: rows.clock_us[at],
-            };
-            let (late, number) = accept(ring, &spec, &arrival, (&mut self.lost_us, ring_at));
-            if rows.emits[at] {
-                lates.push(late);
-                let place = Place {
-                    time_us: rows.times_us[at],
-                    number,
-                    late,
-                };
-                let lost_us = match self.lost_us.is_empty() {
-                    true => None,
-                    false => self.lost_us.get(&ring_at).copied(),
-                };
-                capped.push(lost_us.is_some_and(|lost_us| misses(ring, &spec, place, lost_us)));
-                emit(ring, &spec, &self.texts, place, &mut outputs, frame_rows)?;
-            }
-        }
+        let cuts = Cuts::of(rows, threads.parts(count));
+        let entering = cuts.rows.iter().flatten();
+        let rings = entering.map(|row| ring_of(rows.slots[*row as usize]) + 1);
+        self.rings.grow_to(rings.max().unwrap_or(0));
+        let shards = (cuts.rings(&mut self.rings).into_iter()).zip(&cuts.rows);
+        let jobs = shards.map(|(rings, picks)| {
+            let shard = Shard::new(&spec, rings, &self.texts, &self.lost_us);
+            let values = &values;
+            move || shard.take(rows, picks, values, frame_rows)
+        });
+        let taken = threads.run(jobs.collect());
+        let taken = taken.into_iter().collect::<Result<Vec<_>, _>>()?;
         if let Some(clock_us) = rows.clock_us.last() {
             self.tidy(*clock_us, count / ROWS_PER_LOOK + 1);
         }
-        let columns = (outputs.into_iter().zip(&spec.aggregates))
-            .map(|(output, plan)| match plan.function {
-                Function::Rows => Ok(None),
-                _ => output.finish(&self.texts[plan.columns[0]]).map(Some),
+        self.joined(&cuts, taken)
+    }
+
+    /// Takes what came of a batch's parts together.
+    fn joined(&mut self, cuts: &Cuts, parts: Vec<Taken>) -> Result<WindowOutput, StateError> {
+        let (mut outputs, mut late, mut capped) = (Vec::new(), Vec::new(), Vec::new());
+        for part in parts {
+            outputs.push(part.outputs.into_iter());
+            late.push(part.late);
+            capped.push(part.capped);
+            for (ring, lost_us) in part.lost_us {
+                match lost_us {
+                    Some(lost_us) => self.lost_us.insert(ring, lost_us),
+                    None => self.lost_us.remove(&ring),
+                };
+            }
+        }
+        let columns = (self.spec.aggregates.iter())
+            .map(|plan| {
+                let parts = outputs.iter_mut().filter_map(Iterator::next).collect();
+                match plan.function {
+                    Function::Rows => Ok(None),
+                    _ => Output::joined(parts, cuts)
+                        .finish(&self.texts[plan.columns[0]])
+                        .map(Some),
+                }
             })
             .collect::<Result<_, _>>()?;
         Ok(WindowOutput {
             columns,
-            late: lates,
-            capped,
+            late: cuts.joined(late),
+            capped: cuts.joined(capped),
         })
-    }
-
-    /// Asks for memory that row `at` of a batch will want, if there is such a row. Only a hint.
-    #[inline]
-    fn prefetch(&self, rows: &WindowRows<'_>, at: usize, step: Step) {
-        let Some(slot) = rows.slots.get(at).filter(|_| rows.enters[at]) else {
-            return;
-        };
-        let ring = ring_of(*slot);
-        match step {
-            Step::Page => return self.rings.prefetch_place(ring),
-            Step::Ring => self.rings.prefetch_page(ring),
-            Step::Cursors | Step::Rows => {}
-        }
-        let WindowSpec { frames, stride, .. } = &*self.spec;
-        self.rings.get(ring).prefetch(frames, *stride, step);
     }
 
     /// Looks at some rings, and gives back the memory of rows that no frame can reach any more.
@@ -399,241 +359,10 @@ impl WindowSpec {
     }
 }
 
-/// A row that comes.
-struct Arrival<'a> {
-    row: &'a [u64],
-    credible_us: i64,
-    clock_us: i64,
-}
-
-/// Takes a row into its key's ring. Returns whether it is late, and where it stands, if it is kept. What the
-/// key gives up to the cap is noted in `lost_us` under the ring's number.
-fn accept(
-    ring: &mut Ring,
-    spec: &WindowSpec,
-    arrival: &Arrival<'_>,
-    (lost_us, at): (&mut HashMap<usize, i64>, usize),
-) -> (bool, Option<u64>) {
-    let &Arrival {
-        row,
-        credible_us,
-        clock_us,
-    } = arrival;
-    let time_us = row[0] as i64;
-    if spec.is_forgotten(ring.times, clock_us) {
-        *ring = Ring::default();
-        lost_us.remove(&at);
-    }
-    let late = ring.times != KeyTimes::NEVER
-        && time_us < ring.times.newest_us.saturating_sub(spec.lateness_us);
-    ring.times = ring.times.with(time_us, credible_us);
-    if ring.cursors.is_empty() {
-        ring.cursors = cursor::start(spec);
-    }
-    // A row without any argument changes no result: it only moves the newest time.
-    let reach_us = ring.times.newest_us.saturating_sub(spec.retention_us);
-    if !spec.all_rows && (row[1] == 0 || time_us < reach_us) {
-        cursor::passed(ring, &spec.frames, row);
-        return (late, None);
-    }
-    if let Some(rows_max) = spec.rows_max
-        && let Some(lost) = give_up(ring, spec, time_us, rows_max)
-    {
-        let newest = lost_us.entry(at).or_insert(lost.newest_us);
-        *newest = lost.newest_us.max(*newest);
-        if lost.is_the_row {
-            cursor::passed(ring, &spec.frames, row);
-            return (late, None);
-        }
-    }
-    if ring.is_full(spec.stride) {
-        forget(ring, spec);
-        ring.make_room(spec.stride);
-    }
-    let number = ring.insert(row);
-    cursor::inserted(ring, &spec.frames, number, spec.stride);
-    (late, Some(number))
-}
-
-/// Drops the rows that no frame can reach any more. That no one can see it is what allows waiting until
-/// their room is wanted.
-fn forget(ring: &mut Ring, spec: &WindowSpec) {
-    let stride = spec.stride;
-    let (first, kept) = (ring.first(), reach(ring, spec));
-    if kept > first {
-        cursor::leave(ring, &spec.frames, kept, stride);
-        ring.drop_front(kept - first, stride);
-    }
-}
-
-/// Whether a frame of the row at `place` may miss rows of its key that were given up to the cap, the newest
-/// of them at `lost_us`.
-fn misses(ring: &Ring, spec: &WindowSpec, place: Place, lost_us: i64) -> bool {
-    let in_time_us = ring.times.newest_us.saturating_sub(spec.lateness_us);
-    spec.frames.iter().any(|frame| match frame.frame {
-        Frame::Range {
-            preceding_us: Some(preceding_us),
-            until_us,
-        } => {
-            let start_us = (place.time_us.max(in_time_us)).saturating_sub(preceding_us);
-            start_us <= lost_us && start_us <= place.time_us.saturating_sub(until_us)
-        }
-        // What leaves the ring stays in such a frame, and is in it too soon where it ends before the row.
-        Frame::Range {
-            preceding_us: None,
-            until_us,
-        } => !place.late && place.time_us.saturating_sub(until_us) < lost_us,
-        Frame::Rows { preceding, .. } => match (place.number, preceding) {
-            (None, _) => true,
-            (Some(_), None) => false,
-            // Counted from what is in reach, because it must not show when the rest is dropped.
-            (Some(number), Some(preceding)) => number < reach(ring, spec) + preceding,
-        },
-    })
-}
-
-/// What a key gives up.
-struct Lost {
-    /// Newest event time among it.
-    newest_us: i64,
-    /// It is the row that comes.
-    is_the_row: bool,
-}
-
-/// Makes room for a row at `time_us` where a key has `rows_max` that a frame can still reach: the oldest
-/// gives way, which may be the row itself.
-fn give_up(ring: &mut Ring, spec: &WindowSpec, time_us: i64, rows_max: u64) -> Option<Lost> {
-    let stride = spec.stride;
-    if ring.end(stride) - ring.first() < rows_max {
-        return None;
-    }
-    // When rows that no frame reaches are dropped must not show.
-    forget(ring, spec);
-    let (first, rows) = (ring.first(), ring.end(stride) - ring.first());
-    if rows < rows_max {
-        return None;
-    }
-    if time_us < ring.time_us(first, stride) {
-        return Some(Lost {
-            newest_us: time_us,
-            is_the_row: true,
-        });
-    }
-    let kept = first + rows + 1 - rows_max;
-    let newest_us = ring.time_us(kept - 1, stride);
-    cursor::leave(ring, &spec.frames, kept, stride);
-    ring.drop_front(kept - first, stride);
-    Some(Lost {
-        newest_us,
-        is_the_row: false,
-    })
-}
-
-/// Number of the first row that a frame can still reach.
-pub(super) fn reach(ring: &Ring, spec: &WindowSpec) -> u64 {
-    let at = |behind_us: i64| {
-        ring.number_at(ring.times.newest_us.saturating_sub(behind_us), spec.stride)
-    };
-    let kept = at(spec.retention_us);
-    match spec.rows_before {
-        None => kept,
-        Some(before) => (kept.min(at(spec.lateness_us).saturating_sub(before))).max(ring.first()),
-    }
-}
-
-/// Where a row stands among those of its key.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    time_us: i64,
-    /// Its number, if it is kept.
-    number: Option<u64>,
-    late: bool,
-}
-
-/// Computes all results of the row at `place`.
-fn emit(
-    ring: &mut Ring,
-    spec: &WindowSpec,
-    texts: &[KeyIndex],
-    place: Place,
-    outputs: &mut [Output],
-    frame_rows: FrameRows<'_>,
-) -> Result<(), StateError> {
-    let back = place.time_us < ring.seen_us;
-    let mut all_moved = true;
-    for frame in &spec.frames {
-        let empty = !seek(ring, spec, frame, place, back);
-        all_moved &= !empty;
-        for &at in &frame.outputs {
-            let (plan, output) = (&spec.aggregates[at], &mut outputs[at]);
-            if plan.function == Function::Rows {
-                let columns = match empty {
-                    true => (plan.columns.iter())
-                        .map(|column| new_empty_array(&spec.columns[*column].data_type))
-                        .collect(),
-                    false => rows_of(plan, frame, ring, spec, texts)?,
-                };
-                frame_rows(at, &columns)?;
-            } else if empty {
-                output.push_empty(plan);
-            } else {
-                output.push_frame(plan, frame, ring, spec);
-            }
-        }
-    }
-    if all_moved || !back {
-        ring.seen_us = place.time_us;
-    }
-    Ok(())
-}
-
-/// Moves a frame to the rows that a row at `place` sees; false if it sees none whatever is kept.
-#[inline]
-fn seek(ring: &mut Ring, spec: &WindowSpec, frame: &FramePlan, place: Place, back: bool) -> bool {
-    let in_time_us = ring.times.newest_us.saturating_sub(spec.lateness_us);
-    match frame.frame {
-        Frame::Range {
-            preceding_us,
-            until_us,
-        } => {
-            let end_us = place.time_us.saturating_sub(until_us);
-            let start_us = match preceding_us {
-                None if place.late => return false,
-                None => i64::MIN,
-                Some(preceding_us) => (place.time_us.saturating_sub(preceding_us))
-                    .max(in_time_us.saturating_sub(preceding_us)),
-            };
-            if start_us > end_us {
-                return false;
-            }
-            cursor::seek_times(ring, frame, spec.stride, (start_us, end_us), back);
-        }
-        Frame::Rows { preceding, until } => {
-            let Some(number) = place.number else {
-                return false;
-            };
-            let least = match (preceding, place.late) {
-                (None, true) => return false,
-                (None, false) => 0,
-                (Some(_), false) => ring.first(),
-                (Some(preceding), true) => {
-                    let in_time = ring.number_at(in_time_us, spec.stride);
-                    in_time.saturating_sub(preceding)
-                }
-            };
-            let from = preceding.map_or(0, |preceding| number.saturating_sub(preceding));
-            let from = from.max(least).max(ring.first());
-            let Some(to) = (number + 1).checked_sub(until).filter(|to| *to > from) else {
-                return false;
-            };
-            cursor::seek_rows(ring, frame, spec.stride, from, to);
-        }
-    }
-    true
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use arrow::array::{Array, AsArray, Decimal128Array, Float64Array, Int64Array};
     use arrow::datatypes::{DataType, Decimal128Type, Float64Type, Int64Type};
 
@@ -679,7 +408,9 @@ mod tests {
             emits: &all,
             columns: &[values],
         };
-        state.compute(&rows, &mut |_, _| Ok(())).unwrap()
+        state
+            .compute(&rows, &Threads::new(1), &|_, _, _| Ok(()))
+            .unwrap()
     }
 
     #[test]
@@ -765,5 +496,43 @@ mod tests {
             sums,
             [Some(1.0), Some(2.0), Some(1.0), Some(2.0), None, Some(2.0)]
         );
+    }
+
+    #[test]
+    fn keys_are_split_over_threads() {
+        let rows_of = [(Function::Rows, DataType::Float64)];
+        let count = 2000u32;
+        let all = vec![true; count as usize];
+        let times_us: Vec<i64> = (0..i64::from(count)).collect();
+        // A third of the rows are of the first key, the others of a hundred.
+        let slots: Vec<u32> = (0..count)
+            .map(|n| if n % 3 == 0 { 0 } else { n % 100 })
+            .collect();
+        let values: ArrayRef = Arc::new(Float64Array::from(vec![1.0; count as usize]));
+        let rows = WindowRows {
+            slots: &slots,
+            times_us: &times_us,
+            credible_us: &times_us,
+            clock_us: &times_us,
+            enters: &all,
+            emits: &all,
+            columns: &[values],
+        };
+        for threads in [1, 2] {
+            let seen = Mutex::new(HashMap::<_, Vec<usize>>::new());
+            let mut state = windows(DataType::Float64, &rows_of);
+            let threads_of = Threads::new(threads);
+            let look = |_: usize, row: usize, _: &[ArrayRef]| {
+                let mut seen = seen.lock().unwrap();
+                seen.entry(std::thread::current().id())
+                    .or_default()
+                    .push(row);
+                Ok(())
+            };
+            state.compute(&rows, &threads_of, &look).unwrap();
+            let seen = seen.into_inner().unwrap();
+            assert_eq!(seen.len() > 1, threads > 1, "{seen:?}");
+            assert!(seen.values().all(|rows| rows.is_sorted()), "{seen:?}");
+        }
     }
 }

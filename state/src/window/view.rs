@@ -11,8 +11,9 @@ use sanderling_schemas::NO_SLOT;
 
 use super::aggregate::Output;
 use super::ring::{KeyTimes, Ring};
+use super::shard::reach;
 use super::spec::{Slot, Storage, WindowSpec};
-use super::state::{WindowState, reach, ring_of};
+use super::state::{WindowState, ring_of};
 use crate::{KnownKeys, Paged, StateError};
 
 /// The rings of one moment.

@@ -305,9 +305,11 @@ impl FeatureEngine {
             .filter(|(_, emits)| **emits)
             .map(|(row, _)| row)
             .collect();
-        let slots = (self.entities.iter_mut())
-            .map(|entity| entity.slots(&events.rows, &enters))
-            .collect::<Result<Vec<_>, _>>()?;
+        let (of, enter) = (&events.rows, &enters);
+        let slots = self.entities.iter_mut();
+        let slots = slots.map(|entity| move || entity.slots(of, enter));
+        let slots = self.threads.run(events.len(), slots.collect());
+        let slots = slots.into_iter().collect::<Result<Vec<_>, _>>()?;
 
         let times_us = events.event_times_us();
         let mut refused = too_late.iter().map(|late| late.row as usize).peekable();

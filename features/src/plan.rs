@@ -69,6 +69,21 @@ impl Plan {
         relation: &SchemaRef,
         catalog: &Catalog,
     ) -> Result<Self, FeatureError> {
+        let is_taken = |name: &str| window_of(name).is_some() || lookup_of(name).is_some();
+        if let Some(field) = relation
+            .fields()
+            .iter()
+            .find(|field| is_taken(field.name()))
+        {
+            return Err(FeatureError::refused(
+                field.name(),
+                "results of windows and of joins stand in columns of such names",
+                format!(
+                    "give the column another name: columns: {{name: {{from: \"{}\"}}}}",
+                    field.name()
+                ),
+            ));
+        }
         let mut statements = DFParser::parse_sql(sql).map_err(|e| FeatureError::sql(&e))?;
         let query = match (statements.pop_front(), statements.is_empty()) {
             (Some(Statement::Statement(statement)), true) => match *statement {

@@ -38,9 +38,10 @@ impl Threads {
         self.count.min(rows / PART_ROWS_MIN).max(1)
     }
 
-    /// Does every job, and gives what came of each, in their order.
-    pub fn run<T: Send>(&self, jobs: Vec<impl FnOnce() -> T + Send>) -> Vec<T> {
-        let others = match jobs.len() {
+    /// Does every job, and gives what came of each, in their order: side by side where they are of so many
+    /// rows that it is worth it.
+    pub fn run<T: Send>(&self, rows: usize, jobs: Vec<impl FnOnce() -> T + Send>) -> Vec<T> {
+        let others = match jobs.len().min(self.parts(rows)) {
             0 | 1 => None,
             _ => self.others.get_or_init(|| started(self.count - 1)).as_ref(),
         };
@@ -79,7 +80,7 @@ mod tests {
         for count in [0, 1, 2, 5] {
             let threads = Threads::new(count);
             let jobs: Vec<_> = (0..7).map(|n| move || n * n).collect();
-            assert_eq!(threads.run(jobs), [0, 1, 4, 9, 16, 25, 36]);
+            assert_eq!(threads.run(10_000, jobs), [0, 1, 4, 9, 16, 25, 36]);
             assert_eq!(threads.parts(PART_ROWS_MIN * 2 - 1), 1);
             assert_eq!(threads.parts(PART_ROWS_MIN * 100), count.max(1));
         }

@@ -286,26 +286,34 @@ fn hot() {
     }
 }
 
-/// What a batch of 256 rows takes.
+/// What a batch of 256 rows takes, as time passes.
 fn batches() {
+    println!("-- batches of 256, count + avg over 3 windows");
     let relation = relation();
-    let sql = sql(&DECIMAL, &BOTH, &DAYS);
-    let mut engine = FeatureEngine::new(relation.clone(), &sql).expect("the features are valid");
-    let mut micros = Vec::new();
-    HANDBOOK.each(&relation, 256, |batch| {
-        let begun = Instant::now();
-        black_box(engine.compute(&batch).expect("the rows fit"));
-        micros.push(begun.elapsed().as_micros());
-    });
-    let mut micros = micros.split_off(micros.len() / 2);
-    micros.sort_unstable();
-    let at = |share: f64| micros[(micros.len() as f64 * share) as usize];
-    println!(
-        "-- batches of 256, card and terminal: p50 {} us, p99 {} us, p99.9 {} us",
-        at(0.5),
-        at(0.99),
-        at(0.999)
-    );
+    for (what, items, keys) in [
+        ("decimal, by card", DECIMAL, &BOTH[..1]),
+        ("decimal, by card and by terminal", DECIMAL, &BOTH),
+        ("double, by card", DOUBLE, &BOTH[..1]),
+    ] {
+        let sql = sql(&items, keys, &DAYS);
+        let mut engine =
+            FeatureEngine::new(relation.clone(), &sql).expect("the features are valid");
+        let mut micros = Vec::new();
+        HANDBOOK.each(&relation, 256, |batch| {
+            let begun = Instant::now();
+            black_box(engine.compute(&batch).expect("the rows fit"));
+            micros.push(begun.elapsed().as_micros());
+        });
+        let mut micros = micros.split_off(micros.len() / 2);
+        micros.sort_unstable();
+        let at = |share: f64| micros[(micros.len() as f64 * share) as usize];
+        println!(
+            "{what:<58} p50 {} us, p99 {} us, p99.9 {} us",
+            at(0.5),
+            at(0.99),
+            at(0.999)
+        );
+    }
 }
 
 /// A million keys with sixty events each: what they take, and how a checkpoint of them goes.

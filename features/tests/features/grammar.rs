@@ -564,7 +564,11 @@ fn frames(rows: &[Row], keys: &[Known], of: &RowKeys, frame: Frame) -> Vec<Vec<u
 
 /// All rows with their sequence and time.
 pub fn table(rows: &[Row]) -> RecordBatch {
-    let table = batch(&relation(false), rows).rows;
+    numbered(batch(&relation(false), rows).rows, rows)
+}
+
+/// Rows with their sequence and time.
+pub fn numbered(table: RecordBatch, rows: &[Row]) -> RecordBatch {
     let sequences = Int64Array::from_iter_values(0..rows.len() as i64);
     let times = Int64Array::from_iter_values(rows.iter().map(|row| row.time_us));
     let table = with_column(&table, "sequence", Arc::new(sequences));

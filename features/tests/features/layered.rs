@@ -1,6 +1,6 @@
-//! Parity over random SQL in two levels: windows and columns of a reference table in a CTE, and windows over
-//! those. Each level equals the frames over the table that the level below makes; and all of it DataFusion's
-//! own answer where event time ascends strictly.
+//! Parity over random SQL in three levels: windows and columns of a reference table in a CTE, windows over those in
+//! another, and windows over all of it. Each level equals the frames over the table that the levels below make; and all of
+//! it DataFusion's own answer where event time ascends strictly.
 
 use std::sync::Arc;
 
@@ -34,25 +34,44 @@ const LOWER: [[(&str, &str); 4]; 2] = [
         ("min($x)", "speed"),
     ],
 ];
-/// Their frames, among those of all.
+/// What windows of the middle level count or add up of the lower one's, likewise.
+const MIDDLE: [[(&str, &str); 4]; 2] = [
+    [
+        ("count($x)", "l0"),
+        ("sum($x)", "l0"),
+        ("max($x)", "l0 + units"),
+        ("min($x)", "l0"),
+    ],
+    [
+        ("avg($x)", "l1"),
+        ("max($x)", "coalesce(l1, 0)"),
+        ("avg($x)", "CAST(l0 AS DOUBLE) / 4"),
+        ("min($x)", "l1"),
+    ],
+];
+/// Frames of both, among those of all.
 const LOWER_FRAMES: [usize; 4] = [1, 3, 5, 6];
 
-/// The columns of the lower level: `l0` is whole, `l1` a double, `weight` and `prior` are the segment's.
+/// The columns of the levels below: `l0` and `m0` are whole, `l1` and `m1` doubles, `weight` and `prior` are the segment's.
 const LAYERED: Words = Words {
     numbers: &[
         "l0",
         "l0 + units",
         "weight * l0",
         "amount - weight",
+        "m0",
+        "m0 - l0",
+        "m1",
+        "m1 - coalesce(l1, prior)",
         "l1",
         "CAST(amount AS DOUBLE) / nullif(l1, 0)",
         "speed - l1",
         "CASE WHEN l0 > 2 THEN speed END",
         "coalesce(l1, prior)",
     ],
-    exact: 4,
-    finite: 9,
-    filters: &["l0 > 2", "weight > 1", "l0 < 3 OR amount > 500"],
+    exact: 6,
+    finite: 13,
+    filters: &["l0 > 2", "weight > 1", "m0 < 3 OR amount > 500"],
     rounded: true,
 };
 
@@ -86,6 +105,8 @@ fn segments() -> RecordBatch {
 struct Query {
     /// `l0` and `l1`.
     lower: Vec<Feature>,
+    /// `m0` and `m1`.
+    middle: Vec<Feature>,
     upper: Vec<Feature>,
 }
 
@@ -100,27 +121,52 @@ impl Query {
         };
         format!(
             "WITH lower AS (SELECT events.*, s.weight, s.prior, {} \
-             FROM events LEFT JOIN segments AS s ON s.card = events.card_id) \
-             SELECT event_time, l0, l1, {} FROM lower",
+             FROM events LEFT JOIN segments AS s ON s.card = events.card_id), \
+             middle AS (SELECT *, {} FROM lower) \
+             SELECT event_time, l0, l1, m0, m1, {} FROM middle",
             named(&self.lower, "l"),
+            named(&self.middle, "m"),
             named(&self.upper, "f")
         )
     }
+
+    /// Those that share a group with a feature: of its key, and over the same levels. A feature over what the event and its
+    /// segment say stands beside the windows of the lowest level.
+    fn beside(&self, feature: &Feature) -> Vec<&Feature> {
+        let all = self.lower.iter().chain(&self.middle).chain(&self.upper);
+        all.filter(|f| f.by() == feature.by() && level(f) == level(feature))
+            .collect()
+    }
 }
 
-/// Whether a feature stands above the windows of the lower level, or beside them.
-fn is_above(feature: &Feature) -> bool {
+/// Levels that a feature stands above.
+fn level(feature: &Feature) -> usize {
     let sql = feature.sql();
-    sql.contains("l0") || sql.contains("l1")
+    let reads = |names: [&str; 2]| names.iter().any(|name| sql.contains(name));
+    match (reads(["l0", "l1"]), reads(["m0", "m1"])) {
+        (_, true) => 2,
+        (true, false) => 1,
+        (false, false) => 0,
+    }
 }
 
 /// What may stand in PARTITION BY of the upper level beside the event's own columns.
-const UPPER_KEYS: [&str; 2] = ["l0 % 3", "weight, card_id"];
+const UPPER_KEYS: [&str; 3] = ["l0 % 3", "weight, card_id", "m0 % 2, terminal_id"];
 
-fn upper_keys(rows: &[Row], feature: &Feature, l0: &dyn Array) -> RowKeys {
-    let l0 = l0.as_primitive::<Int64Type>();
+fn upper_keys(rows: &[Row], feature: &Feature, table: &RecordBatch) -> RowKeys {
+    let whole = |name: &str| {
+        table
+            .column_by_name(name)
+            .unwrap()
+            .as_primitive::<Int64Type>()
+    };
+    let (l0, m0) = (whole("l0"), whole("m0"));
     let of = |(at, row): (usize, &Row)| match feature.by {
         Some("l0 % 3") => vec![l0.is_valid(at).then(|| l0.value(at) % 3)],
+        Some("m0 % 2, terminal_id") => vec![
+            m0.is_valid(at).then(|| m0.value(at) % 2),
+            row.terminal.map(i64::from),
+        ],
         Some(_) => vec![
             segment(row.card).map(|(weight, _)| weight),
             row.card.map(i64::from),
@@ -132,20 +178,26 @@ fn upper_keys(rows: &[Row], feature: &Feature, l0: &dyn Array) -> RowKeys {
 
 fn queries(in_order: bool) -> impl Strategy<Value = Query> {
     let drawn = || prop::array::uniform6(0usize..1000);
-    let upper = (drawn(), 0usize..6).prop_map(move |(drawn, by)| {
+    let upper = (drawn(), 0usize..8).prop_map(move |(drawn, by)| {
         let mut upper = Feature::of(drawn, &LAYERED, in_order);
         upper.by = UPPER_KEYS.get(by).copied();
         upper
     });
-    let lower = prop::array::uniform2(prop::array::uniform3(0usize..100));
-    (lower, prop::collection::vec(upper, 1..8)).prop_map(|(lower, upper)| Query {
-        lower: (lower.iter().zip(LOWER))
+    let two = || prop::array::uniform2(prop::array::uniform3(0usize..100));
+    let of = |drawn: [[usize; 3]; 2], calls: [[(&str, &str); 4]; 2]| {
+        (drawn.iter().zip(calls))
             .map(|([call, key, frame], calls)| {
                 let (call, x) = calls[call % calls.len()];
                 Feature::of_call(call, x, *key, LOWER_FRAMES[frame % LOWER_FRAMES.len()])
             })
-            .collect(),
-        upper,
+            .collect()
+    };
+    (two(), two(), prop::collection::vec(upper, 1..8)).prop_map(move |(lower, middle, upper)| {
+        Query {
+            lower: of(lower, LOWER),
+            middle: of(middle, MIDDLE),
+            upper,
+        }
     })
 }
 
@@ -177,22 +229,19 @@ proptest! {
             "SELECT s.weight, s.prior FROM r LEFT JOIN segments AS s ON s.card = r.card_id ORDER BY sequence");
         let mut table = with_column(&table(&rows), "weight", said.column(0).clone());
         table = with_column(&table, "prior", said.column(1).clone());
-        // A feature over what the event and its segment say stands beside the windows of the lower level.
-        let beside = |feature: &Feature| -> Vec<&Feature> {
-            let all = query_of.lower.iter().chain(&query_of.upper);
-            all.filter(|f| f.by() == feature.by() && is_above(f) == is_above(feature)).collect()
-        };
-        for (n, feature) in query_of.lower.iter().enumerate() {
-            let of = row_keys(&rows, feature.key);
-            let theirs = expected(&table, &rows, &of, &beside(feature), feature);
-            same(&feature.sql(), ours.features.column(n + 1), &theirs, 1e-7);
-            table = with_column(&table, &format!("l{n}"), theirs);
+        for (level, features) in [&query_of.lower, &query_of.middle].into_iter().enumerate() {
+            let below = table.clone();
+            for (n, feature) in features.iter().enumerate() {
+                let of = row_keys(&rows, feature.key);
+                let theirs = expected(&below, &rows, &of, &query_of.beside(feature), feature);
+                same(&feature.sql(), ours.features.column(1 + 2 * level + n), &theirs, 1e-7);
+                table = with_column(&table, &format!("{}{n}", ["l", "m"][level]), theirs);
+            }
         }
-        let l0 = table.column_by_name("l0").unwrap().clone();
         for (n, feature) in query_of.upper.iter().enumerate() {
-            let of = upper_keys(&rows, feature, &l0);
-            let theirs = expected(&table, &rows, &of, &beside(feature), feature);
-            same(&feature.sql(), ours.features.column(n + 3), &theirs, 1e-7);
+            let of = upper_keys(&rows, feature, &table);
+            let theirs = expected(&table, &rows, &of, &query_of.beside(feature), feature);
+            same(&feature.sql(), ours.features.column(n + 5), &theirs, 1e-7);
         }
         prop_assert_eq!(format!("{:?}", restarted(&engine, &whole, &ends)), format!("{:?}", ours));
     }
@@ -210,7 +259,7 @@ proptest! {
             &format!("SELECT * FROM ({sql}) ORDER BY event_time"),
         );
         for (n, feature) in query_of.upper.iter().enumerate() {
-            same(&feature.sql(), ours.column(n + 3), theirs.column(n + 3), TAKEN_BACK);
+            same(&feature.sql(), ours.column(n + 5), theirs.column(n + 5), TAKEN_BACK);
         }
     }
 }

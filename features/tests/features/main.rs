@@ -7,6 +7,7 @@ mod layered;
 mod oracle;
 mod parity;
 mod refusals;
+mod schemas;
 mod slt;
 mod stream;
 mod tables;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arrow::datatypes::{DataType, Field, Schema};
 use sanderling_features::{FeatureEngine, FeatureError};
 use sanderling_schemas::{LateRows, Relation};
 
@@ -42,6 +43,20 @@ fn clauses_that_change_the_rows() {
     );
     refused("SELECT 1 AS one", "FROM");
     refused("DROP TABLE events", "SELECT");
+}
+
+#[test]
+fn columns_named_as_the_engine_names_its_own() {
+    for name in ["window 0", "lookup 3 fee"] {
+        let mut relation = (*relation(false)).clone();
+        let mut fields = relation.schema.fields().to_vec();
+        fields.push(Arc::new(Field::new(name, DataType::Int64, true)));
+        relation.schema = Arc::new(Schema::new(fields));
+        let sql = format!("SELECT max(\"{name}\") OVER {CARD} AS most FROM events");
+        let error = FeatureEngine::new(Arc::new(relation), &sql).err().unwrap();
+        assert!(error.to_string().contains(name), "{error}");
+        assert!(error.cure().unwrap().contains("from:"), "{error:?}");
+    }
 }
 
 #[test]

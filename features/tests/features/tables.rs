@@ -235,3 +235,37 @@ fn another_version_is_found_from_the_next_batch_on() {
     let error = engine.set_tables(&[Arc::new(narrow)]).unwrap_err();
     assert!(error.to_string().contains("other columns"), "{error}");
 }
+
+#[test]
+fn a_version_is_joined_until_another_takes_its_place() {
+    let sql = "SELECT fee FROM events LEFT JOIN terminals t ON t.id = events.terminal_id";
+    let [first, second] = ["1", "2"].map(|version| table(&TERMINALS, version));
+    let catalog = Catalog {
+        tables: vec![first.clone()],
+        ..Catalog::default()
+    };
+    let engine = || FeatureEngine::with_catalog(relation(false), sql, &catalog).unwrap();
+    let mut engines = [engine(), engine()];
+    let tables = [second.clone()];
+    engines[0].joins().index(&tables).unwrap();
+    assert!(first.is_joined() && !second.is_joined());
+    engines[0].set_tables(&tables).unwrap();
+    assert!(first.is_joined() && second.is_joined());
+    engines[1].set_tables(&tables).unwrap();
+    assert!(!first.is_joined() && second.is_joined());
+
+    let twice = RecordBatch::try_from_iter([(
+        "id",
+        Arc::new(StringArray::from(vec!["1", "01"])) as ArrayRef,
+    )]);
+    let twice = Table::new("terminals", "id", twice.unwrap(), "1".into()).unwrap();
+    let catalog = Catalog {
+        tables: vec![Arc::new(twice)],
+        ..Catalog::default()
+    };
+    let sql =
+        "SELECT t.id FROM events LEFT JOIN terminals t ON CAST(t.id AS BIGINT) = events.units";
+    let error = FeatureEngine::with_catalog(relation(false), sql, &catalog).err();
+    let error = error.unwrap().to_string();
+    assert!(error.contains("two values of `id` are the same"), "{error}");
+}

@@ -89,6 +89,11 @@ impl Cuts {
         cuts
     }
 
+    /// Number of rows that enter.
+    pub(super) fn len(&self) -> usize {
+        self.rows.iter().map(Vec::len).sum()
+    }
+
     /// The rings of each part.
     pub(super) fn rings<'a>(&self, rings: &'a mut Paged<Ring>) -> Vec<PagedPart<'a, Ring>> {
         rings.parts(&self.pages)

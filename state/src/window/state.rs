@@ -130,16 +130,21 @@ impl WindowState {
             let values = &values;
             move || shard.take(rows, picks, values, frame_rows)
         });
-        let taken = threads.run(jobs.collect());
+        let taken = threads.run(count, jobs.collect());
         let taken = taken.into_iter().collect::<Result<Vec<_>, _>>()?;
         if let Some(clock_us) = rows.clock_us.last() {
             self.tidy(*clock_us, count / ROWS_PER_LOOK + 1);
         }
-        self.joined(&cuts, taken)
+        self.joined(&cuts, taken, threads)
     }
 
     /// Takes what came of a batch's parts together.
-    fn joined(&mut self, cuts: &Cuts, parts: Vec<Taken>) -> Result<WindowOutput, StateError> {
+    fn joined(
+        &mut self,
+        cuts: &Cuts,
+        parts: Vec<Taken>,
+        threads: &Threads,
+    ) -> Result<WindowOutput, StateError> {
         let (mut outputs, mut late, mut capped) = (Vec::new(), Vec::new(), Vec::new());
         for part in parts {
             outputs.push(part.outputs.into_iter());
@@ -152,17 +157,18 @@ impl WindowState {
                 };
             }
         }
-        let columns = (self.spec.aggregates.iter())
-            .map(|plan| {
-                let parts = outputs.iter_mut().filter_map(Iterator::next).collect();
-                match plan.function {
-                    Function::Rows => Ok(None),
-                    _ => Output::joined(parts, cuts)
-                        .finish(&self.texts[plan.columns[0]])
-                        .map(Some),
-                }
-            })
-            .collect::<Result<_, _>>()?;
+        let texts = &self.texts;
+        let columns = self.spec.aggregates.iter().map(|plan| {
+            let parts: Vec<Output> = outputs.iter_mut().filter_map(Iterator::next).collect();
+            move || match plan.function {
+                Function::Rows => Ok(None),
+                _ => Output::joined(parts, cuts)
+                    .finish(&texts[plan.columns[0]])
+                    .map(Some),
+            }
+        });
+        let columns = threads.run(cuts.len(), columns.collect());
+        let columns = columns.into_iter().collect::<Result<_, StateError>>()?;
         Ok(WindowOutput {
             columns,
             late: cuts.joined(late),

@@ -80,6 +80,19 @@ pub(crate) struct StandardisedRows<'a> {
     pub(crate) missing: &'a [f32],
 }
 
+/// Where a value lies among the edges of its input.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Place {
+    /// Bins that are full, or [`Place::MISSING`].
+    pub(crate) bin: u32,
+    /// How full the next one is, 0 to 1.
+    pub(crate) part: f32,
+}
+
+impl Place {
+    pub(crate) const MISSING: u32 = u32::MAX;
+}
+
 /// The value at quantile `q` of ascending `sorted`, between ranks linearly.
 fn quantile(sorted: &[f32], q: f64) -> f32 {
     let at = q * (sorted.len() - 1) as f64;
@@ -271,16 +284,25 @@ impl Front {
         out
     }
 
-    /// The piecewise-linear code of one log value of input `input`: bins numbers in [0, 1].
-    pub(crate) fn encode(&self, input: usize, log: f32, code: &mut [f32]) {
+    /// Where a log value of input `input` lies among its edges. The piecewise-linear code is 1 in the
+    /// bins below, the part in the bin itself, 0 beyond; all 0 for a missing value.
+    pub(crate) fn place(&self, input: usize, log: f32) -> Place {
+        if log.is_nan() {
+            let bin = Place::MISSING;
+            return Place { bin, part: 0.0 };
+        }
         let edges = &self.edges[input * (self.bins + 1)..][..self.bins + 1];
-        for (bin, cell) in code.iter_mut().enumerate() {
-            let (low, high) = (edges[bin], edges[bin + 1]);
-            *cell = if log.is_nan() || !high.is_finite() {
-                0.0
-            } else {
-                ((log - low) * (1.0 / (high - low))).clamp(0.0, 1.0)
-            };
+        let reached = edges[1..]
+            .iter()
+            .filter(|&&edge| edge <= log && edge.is_finite());
+        let bin = reached.count();
+        let part = match edges.get(bin + 1) {
+            Some(&high) if high.is_finite() => (log - edges[bin]) / (high - edges[bin]),
+            _ => 0.0,
+        };
+        Place {
+            bin: bin as u32,
+            part: part.clamp(0.0, 1.0),
         }
     }
 }
@@ -439,6 +461,8 @@ fn fill_sized(
 
 #[cfg(test)]
 mod tests {
+    use std::cmp::Ordering;
+
     use arrow::datatypes::DataType;
     use sanderling_schemas::{FeatureField, FeatureSchema};
 
@@ -503,15 +527,29 @@ mod tests {
         let stride = embedding.embedded();
         let mut out = vec![0.0; probe.len() / 3 * stride];
         embedding.fill(standard.all(), &mut out, stride);
-        let mut code = vec![0.0; bins];
         for (row, out) in out.chunks_exact(stride).enumerate() {
             for input in 0..n {
                 let log = standard.logs[row * n + input];
-                front.encode(input, log, &mut code);
+                let edges = &front.edges[input * (bins + 1)..][..bins + 1];
+                // Equation 1; nothing in bins that are not there.
+                let code = |b: usize| match edges[b + 1].is_finite() && !log.is_nan() {
+                    true => ((log - edges[b]) / (edges[b + 1] - edges[b])).clamp(0.0, 1.0),
+                    false => 0.0,
+                };
+                let place = front.place(input, log);
+                for b in 0..bins {
+                    let coded = match b.cmp(&(place.bin as usize)) {
+                        _ if place.bin == Place::MISSING => 0.0,
+                        Ordering::Less => 1.0,
+                        Ordering::Equal => place.part,
+                        Ordering::Greater => 0.0,
+                    };
+                    assert_eq!(coded, code(b), "row {row} input {input} bin {b}");
+                }
                 for d in 0..size {
                     let sum: f64 = (0..bins)
                         .map(|b| {
-                            f64::from(code[b]) * f64::from(weight[(input * bins + b) * size + d])
+                            f64::from(code(b)) * f64::from(weight[(input * bins + b) * size + d])
                         })
                         .sum();
                     let wanted = (sum + f64::from(bias[input * size + d])).max(0.0);

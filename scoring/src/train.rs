@@ -12,6 +12,7 @@ mod attend;
 mod batch;
 mod carries;
 mod draft;
+mod embed;
 mod graph;
 mod history;
 mod loss;

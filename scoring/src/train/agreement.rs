@@ -9,10 +9,12 @@ use sanderling_schemas::Rung;
 use super::attend::Attend;
 use super::batch::{Source, present};
 use super::carries::Carries;
+use super::embed::Embed;
 use super::graph::Graph;
 use super::recurrence::{Kind, Unrolled};
 use super::*;
 use crate::fixtures::{payments, small};
+use crate::front::Place;
 
 #[test]
 fn serving_agrees_with_the_graph() {
@@ -261,6 +263,60 @@ fn unrolled_cells_equal_single_operations() {
         };
         assert_same(vars, &found, &h);
     }
+}
+
+#[test]
+fn embeddings_equal_the_code_times_the_weights() {
+    let (rows, inputs, bins, size) = (7, 3, 4, 2);
+    let mut draws = Draws(ChaCha8Rng::seed_from_u64(4));
+    let weight = draws.var(&[inputs, bins, size]);
+    let bias = draws.var(&[inputs, size]);
+    let places: Vec<Place> = (0..rows * inputs)
+        .map(|i| match i % 6 {
+            5 => Place {
+                bin: Place::MISSING,
+                part: 0.0,
+            },
+            // Beyond the last edge too.
+            bin => Place {
+                bin: bin as u32,
+                part: if bin == bins { 0.0 } else { i as f32 / 21.0 },
+            },
+        })
+        .collect();
+    let embed = Embed {
+        places: places.clone(),
+        inputs,
+        size,
+    };
+    let found = weight.apply_op2(&bias, embed).unwrap();
+
+    let mut code = vec![0.0; inputs * rows * bins];
+    for (i, place) in places.iter().enumerate() {
+        let code = &mut code[(i % inputs * rows + i / inputs) * bins..][..bins];
+        if place.bin != Place::MISSING {
+            let full = place.bin as usize;
+            code[..full].fill(1.0);
+            code[full..]
+                .iter_mut()
+                .take(1)
+                .for_each(|x| *x = place.part);
+        }
+    }
+    let code = Tensor::from_vec(code, (inputs, rows, bins), &Device::Cpu).unwrap();
+    let wanted = code
+        .matmul(&weight)
+        .unwrap()
+        .broadcast_add(&bias.unsqueeze(1).unwrap())
+        .unwrap()
+        .relu()
+        .unwrap();
+    let wanted = wanted
+        .permute((1, 0, 2))
+        .unwrap()
+        .reshape((rows, inputs * size))
+        .unwrap();
+    assert_same(&[&weight, &bias], &found, &wanted);
 }
 
 #[test]

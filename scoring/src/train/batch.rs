@@ -7,14 +7,14 @@ use super::carries::{Carries, Inputs};
 use super::history::{History, NONE, unroll};
 use crate::architecture::{Architecture, EVENT_EXTRAS};
 use crate::error::ScoringError;
-use crate::front::{Front, Standardised};
+use crate::front::{Front, Place, Standardised};
 use crate::memory::elapsed;
 use crate::recording::Recording;
 
 /// The present of some rows.
 pub(crate) struct Present {
-    /// inputs x rows x bins.
-    pub(crate) code: Tensor,
+    /// rows x inputs.
+    pub(crate) places: Vec<Place>,
     /// rows x inputs.
     pub(crate) z: Tensor,
     /// rows x inputs.
@@ -81,21 +81,18 @@ pub(crate) fn present(
     rows: &[u32],
     used: &[usize],
 ) -> Result<Present, ScoringError> {
-    let (all, bins, n) = (shape.inputs.len(), shape.bins(), rows.len());
+    let (all, n) = (shape.inputs.len(), rows.len());
     let mut features = Vec::with_capacity(n * shape.columns);
     for &row in rows {
         features.extend_from_slice(recording.features(row as usize));
     }
     let Standardised { logs, z, missing } = front.standardise(&features);
-    let mut code = vec![0.0; used.len() * n * bins];
-    for (i, &input) in used.iter().enumerate() {
-        for row in 0..n {
-            let cell = &mut code[(i * n + row) * bins..][..bins];
-            front.encode(input, logs[row * all + input], cell);
-        }
-    }
+    let places = logs
+        .chunks_exact(all)
+        .flat_map(|logs| used.iter().map(|&input| front.place(input, logs[input])))
+        .collect();
     Ok(Present {
-        code: tensor(code, &[used.len(), n, bins])?,
+        places,
         z: tensor(z, &[n, all])?,
         missing: tensor(missing, &[n, all])?,
     })

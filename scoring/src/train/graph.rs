@@ -4,6 +4,7 @@ use candle_core::Tensor;
 
 use super::attend::Attend;
 use super::batch::{Chain, Past, Present, Ring};
+use super::embed::Embed;
 use super::params::Params;
 use super::recurrence::{Kind, Unrolled};
 use crate::architecture::Architecture;
@@ -36,7 +37,7 @@ impl Graph<'_> {
         name: &str,
         used: Option<&[usize]>,
     ) -> Result<Tensor, ScoringError> {
-        let (inputs, rows, _) = present.code.dims3()?;
+        let inputs = used.map_or(self.shape.inputs.len(), <[usize]>::len);
         let (z, missing) = match used {
             None => (present.z.clone(), present.missing.clone()),
             Some(used) => {
@@ -52,12 +53,13 @@ impl Graph<'_> {
         if size == 0 {
             return Ok(Tensor::cat(&[&z, &missing], 1)?);
         }
+        let embed = Embed {
+            places: present.places.clone(),
+            inputs,
+            size,
+        };
         let weight = self.params.get(&format!("{name}.weight"));
-        let bias = self.params.get(&format!("{name}.bias")).unsqueeze(1)?;
-        let embedded = present.code.matmul(weight)?.broadcast_add(&bias)?.relu()?;
-        let embedded = embedded
-            .permute((1, 0, 2))?
-            .reshape((rows, inputs * size))?;
+        let embedded = weight.apply_op2(self.params.get(&format!("{name}.bias")), embed)?;
         Ok(Tensor::cat(&[&embedded, &z, &missing], 1)?)
     }
 

@@ -113,6 +113,9 @@ pub struct TrainingOptions {
     pub average: f64,
     /// Exponent of the focal loss; 0 is cross-entropy.
     pub focal: f64,
+    /// Share of the positives that no input tells: they fall on any row alike, and are not learnt by
+    /// heart.
+    pub unexplained: f64,
     /// Share of hidden units dropped.
     pub dropout: f64,
     /// Weight of the loss of the head without graph.
@@ -142,6 +145,7 @@ impl Default for TrainingOptions {
             clip: 1.0,
             average: 0.995,
             focal: 1.0,
+            unexplained: 0.0,
             dropout: 0.2,
             no_graph_weight: 0.3,
             endpoint_steps: 24,
@@ -211,6 +215,7 @@ impl ModelOptions {
             ("training.warm_up", training.warm_up),
             ("training.average", training.average),
             ("training.dropout", training.dropout),
+            ("training.unexplained", training.unexplained),
             ("training.hold_out", training.hold_out.unwrap_or(0.0)),
         ];
         for (name, share) in shares {

@@ -6,24 +6,57 @@ use sanderling_schemas::Output;
 
 use crate::error::ScoringError;
 
-/// Weighted mean loss of `raw` (rows x 1) against `target` and `weight` (rows x 1 each): focal
-/// loss (Lin et al. 2017, equation 4) for classes, squared error for values.
+/// How classes are learnt.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct ClassLoss {
+    /// Exponent of the focal loss (Lin et al. 2017, equation 4); 0 is cross-entropy.
+    pub(crate) gamma: f64,
+    /// Probability that a row is positive for what no input tells.
+    pub(crate) background: f64,
+}
+
+impl ClassLoss {
+    /// Log loss of one row.
+    pub(crate) fn of_row(self, raw: f64, target: f64) -> f64 {
+        let s = raw * (2.0 * target - 1.0);
+        let plain = (-s).max(0.0) + (-s.abs()).exp().ln_1p();
+        match target > 0.5 && self.background > 0.0 {
+            true => -(self.background + (1.0 - self.background) * (-plain).exp()).ln(),
+            false => plain,
+        }
+    }
+}
+
+/// Weighted mean loss of `raw` (rows x 1) against `target` and `weight` (rows x 1 each): for classes
+/// cross-entropy or focal loss, for values squared error.
+///
+/// With a background b a row is positive with probability b + (1 - b) sigmoid(raw), the forward
+/// correction of label noise (Patrini et al. 2017, theorem 2): a positive that looks like all the
+/// negatives pulls no harder than b allows, so that the network does not learn it by heart.
 pub(crate) fn loss(
     output: Output,
     raw: &Tensor,
     target: &Tensor,
     weight: &Tensor,
-    gamma: f64,
+    class: ClassLoss,
 ) -> Result<Tensor, ScoringError> {
     let rows = match output {
         Output::LogOdds => {
             // With s the log-odds of the true class, the loss is (1 - sigmoid(s))^gamma softplus(-s).
             let s = (raw * ((target * 2.0)? - 1.0)?)?;
             let softplus = (s.neg()?.relu()? + (s.abs()?.neg()?.exp()? + 1.0)?.log()?)?;
-            match gamma {
-                0.0 => softplus,
-                1.0 => (softplus * sigmoid(&s.neg()?)?)?,
-                gamma => (softplus * sigmoid(&s.neg()?)?.powf(gamma)?)?,
+            let b = class.background;
+            let plain = if b > 0.0 {
+                let seen = softplus.neg()?.exp()?.affine(1.0 - b, b)?.log()?.neg()?;
+                // Of a negative, the background takes a constant and nothing else.
+                ((target * seen)? + (target.affine(-1.0, 1.0)? * softplus)?)?
+            } else {
+                softplus
+            };
+            match class.gamma {
+                0.0 => plain,
+                1.0 => (plain * sigmoid(&s.neg()?)?)?,
+                gamma => (plain * sigmoid(&s.neg()?)?.powf(gamma)?)?,
             }
         }
         Output::Value | Output::Forecast => (raw - target)?.sqr()?,
@@ -41,4 +74,47 @@ pub(crate) fn forecast_loss(
     let there = missing.affine(-1.0, 1.0)?;
     let gap = ((forecast - z)?.sqr()? * &there)?;
     Ok((gap.sum_all()? / (there.sum_all()? + 1e-6)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+
+    fn column(values: &[f32]) -> Tensor {
+        Tensor::from_slice(values, (values.len(), 1), &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn a_hopeless_positive_pulls_as_far_as_the_background_lets_it() {
+        let (raws, targets) = ([-6.0f32, -6.0, 0.5, 2.0], [1.0f32, 0.0, 1.0, 0.0]);
+        let ones = column(&[1.0; 4]);
+        for background in [0.0, 0.02] {
+            let class = ClassLoss {
+                gamma: 0.0,
+                background,
+            };
+            let raw = Var::from_tensor(&column(&raws)).unwrap();
+            let mean = loss(Output::LogOdds, &raw, &column(&targets), &ones, class).unwrap();
+            let rows = raws.iter().zip(targets);
+            let rows = rows.map(|(&raw, y)| class.of_row(f64::from(raw), f64::from(y)));
+            let wanted = rows.sum::<f64>() / 4.0;
+            let found = f64::from(mean.to_scalar::<f32>().unwrap());
+            assert!((found - wanted).abs() < 1e-6, "{found} {wanted}");
+            let grads = mean.backward().unwrap();
+            let pull = grads.get(&raw).unwrap().flatten_all().unwrap();
+            let pull: Vec<f32> = pull.to_vec1().unwrap();
+            // d/df of -ln(b + (1 - b) p) is -(1 - b) p (1 - p) / (b + (1 - b) p).
+            for (i, &x) in raws.iter().enumerate() {
+                let p = 1.0 / (1.0 + (-f64::from(x)).exp());
+                let b = background;
+                let wanted = match targets[i] > 0.5 {
+                    true => -(1.0 - b) * p * (1.0 - p) / (b + (1.0 - b) * p),
+                    false => p,
+                };
+                assert!((f64::from(pull[i]) * 4.0 - wanted).abs() < 1e-5, "row {i}");
+            }
+        }
+    }
 }

@@ -11,7 +11,7 @@ use super::batch::{Source, present};
 use super::carries::{Carries, Inputs, scaled};
 use super::graph::Graph;
 use super::history::History;
-use super::loss::{forecast_loss, loss};
+use super::loss::{ClassLoss, forecast_loss, loss};
 use super::params::{Optimiser, Params};
 use crate::architecture::Architecture;
 use crate::error::ScoringError;
@@ -38,6 +38,7 @@ pub(crate) struct Stages<'a> {
     epochs: usize,
     batch: usize,
     negatives: f64,
+    class: ClassLoss,
 }
 
 /// Epochs of the first and of the second stage.
@@ -95,6 +96,11 @@ impl<'a> Stages<'a> {
             Output::LogOdds => options.negatives.unwrap_or(if long { 0.1 } else { 0.3 }),
             Output::Value | Output::Forecast => 1.0,
         };
+        let positives = gradient.targets.iter().filter(|&&y| y > 0.5).count() as f64;
+        let class = ClassLoss {
+            gamma: options.focal,
+            background: options.unexplained * positives / gradient.targets.len().max(1) as f64,
+        };
         let [first_epochs, all_epochs] = epochs(shape, long);
         Self {
             shape,
@@ -109,6 +115,7 @@ impl<'a> Stages<'a> {
             epochs: second_epochs.unwrap_or(all_epochs),
             batch: options.batch.unwrap_or(if long { 512 } else { 256 }),
             negatives,
+            class,
         }
     }
 
@@ -193,14 +200,14 @@ impl<'a> Stages<'a> {
                     &graph.first_stage(&present)?,
                     &target,
                     &weight,
-                    options.focal,
+                    self.class,
                 )?;
                 let linear = loss(
                     output,
                     &graph.linear(&present)?,
                     &target,
                     &weight,
-                    options.focal,
+                    self.class,
                 )?;
                 let step = optimiser.step(self.params, &(first + linear)?);
                 sum += step.map_err(|e| self.diagnose(e, &events))? / 2.0;
@@ -360,10 +367,10 @@ impl<'a> Stages<'a> {
                         Ok((x * Tensor::from_vec(kept, x.shape(), &Device::Cpu)?)?)
                     };
                     let raws = graph.heads(&present, &pasts, Some(&mut dropout))?;
-                    let full = loss(output, &raws[0], &target, &weight, options.focal)?;
+                    let full = loss(output, &raws[0], &target, &weight, self.class)?;
                     match raws.get(1) {
                         Some(raw) => {
-                            let no_graph = loss(output, raw, &target, &weight, options.focal)?;
+                            let no_graph = loss(output, raw, &target, &weight, self.class)?;
                             (full + (no_graph * options.no_graph_weight)?)?
                         }
                         None => full,
@@ -415,7 +422,7 @@ impl<'a> Stages<'a> {
             losses.extend(raw.iter().zip(targets).map(|(&raw, &target)| {
                 let (raw, target) = (f64::from(raw), f64::from(target));
                 match self.shape.options.output {
-                    Output::LogOdds => raw.max(0.0) - raw * target + (-raw.abs()).exp().ln_1p(),
+                    Output::LogOdds => self.class.of_row(raw, target),
                     Output::Value | Output::Forecast => (raw - target).powi(2),
                 }
             }));

@@ -6,8 +6,9 @@
 
 Needs lightgbm, scikit-learn, numpy and pyarrow. DATA is the Fraud-Detection-Handbook's stream as one Parquet file.
 Prints AUC, average precision and card precision at 100 alerts a day, mean of the folds; with
---scores those of Sanderling's own scores too, on the same rows; and of each which share of each kind
-of fraud is among the highest 0.7 % of the rows.
+--scores those of Sanderling's own scores too, on the same rows; of each which share of each kind
+of fraud is among the highest 0.7 % of the rows; and both figures again where the payment's card, or its
+terminal, has no payment in the training days.
 """
 
 import argparse
@@ -73,6 +74,7 @@ def main():
     rows = {
         "fraud": data["TX_FRAUD"].to_numpy()[at] == 1,
         "card": data["CUSTOMER_ID"].to_numpy()[at],
+        "terminal": data["TERMINAL_ID"].to_numpy()[at],
         "day": time // DAY_US,
     }
     rows["kind"] = data["TX_FRAUD_SCENARIO"].to_numpy()[at] if "TX_FRAUD_SCENARIO" in data.column_names else rows["fraud"] * 1
@@ -87,6 +89,7 @@ def main():
     names_of = ["AUC", "AP", "CP@100"] + [f"kind {k}" for k in kinds]
     print(f"{'':<24}" + "".join(f"{name:>9}" for name in names_of))
     figures = {"LightGBM": [], "Sanderling": []}
+    unseen = {(who, key): [] for who in figures for key in ("card", "terminal")}
     for fold in range(args.folds):
         begin = first + fold * args.step_days
         train_end = begin + args.train_days
@@ -112,6 +115,12 @@ def main():
             scores["Sanderling"] = np.array([of[i] for i in table["TRANSACTION_ID"].to_numpy()[tested]])
         for who, score in scores.items():
             figures[who].append(measure(score, test_rows, kinds))
+            for key in ("card", "terminal"):
+                new = ~np.isin(test_rows[key], rows[key][train])
+                if test_rows["fraud"][new].any():
+                    of_new = test_rows["fraud"][new], score[new]
+                    both = [roc_auc_score(*of_new), average_precision_score(*of_new)]
+                    unseen[who, key].append([*both, new.sum(), of_new[0].sum()])
             line = "".join(f"{figure:9.3f}" for figure in figures[who][-1])
             print(f"{who:<12}{datetime.date(1970, 1, 1) + datetime.timedelta(days=begin)}  {line}")
     for who, each in figures.items():
@@ -119,6 +128,13 @@ def main():
             print(f"{who:<12}{'mean':<12}" + "".join(f"{figure:9.3f}" for figure in np.mean(each, axis=0)))
             if len(each) > 1:
                 print(f"{who:<12}{'spread':<12}" + "".join(f"{figure:9.3f}" for figure in np.std(each, axis=0, ddof=1)))
+    for (who, key), each in unseen.items():
+        if each:
+            auc, precision, count, frauds = np.mean(each, axis=0)
+            print(
+                f"{who:<12}{key} not in training: AUC {auc:.3f}, AP {precision:.3f}, "
+                f"of {count:.0f} rows with {frauds:.1f} frauds a fold ({len(each)} folds)"
+            )
 
 
 if __name__ == "__main__":

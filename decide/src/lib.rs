@@ -6,6 +6,8 @@
 //! version: 1
 //! thresholds: {review: 0.15, decline: 0.60}    # on the probability, for log-odds
 //! score_thresholds: {review: 3.0}              # on the score itself, for any output
+//! reviews_per_day: 200                         # instead of thresholds.review
+//! costs: {missed: 120, review: 4, declined: 25} # instead of all thresholds
 //! combine: strictest                           # or first
 //! conditions:
 //!   - {when: "card_count_15m >= 8", action: review}
@@ -16,6 +18,10 @@
 //! where none holds do the thresholds speak. On the rung `rules` the score knows nothing of the
 //! event, so the thresholds are silent and the conditions stand alone. A condition that is NULL
 //! does not hold.
+//!
+//! `reviews_per_day` and `costs` become thresholds on the probability by what the model did on the
+//! rows that were held out of its training: the lowest from which on no more than so many events a
+//! day are reviewed, beside those declined; or those of least cost.
 //!
 //! `reason_codes.yaml` gives each attribution group its codes, most specific first:
 //!
@@ -30,8 +36,10 @@ mod condition;
 mod place;
 mod policy;
 mod reason;
+mod thresholds;
 
 pub use policy::Policy;
+pub use thresholds::{Expected, Settled, Thresholds};
 
 /// The file of actions, in a pipeline's folder.
 pub const POLICY_FILE: &str = "policy.yaml";

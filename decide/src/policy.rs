@@ -5,7 +5,8 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, Float64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use sanderling_schemas::{
-    Action, Attribution, FeatureRow, FeatureSchema, Output, Reason, Rung, ScoreBatch, probability,
+    Action, Attribution, FeatureRow, FeatureSchema, HeldOut, Output, Reason, ScoreBatch,
+    probability,
 };
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -13,6 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::condition::{Compiler, Condition};
 use crate::place::Source;
 use crate::reason::ReasonCodes;
+use crate::thresholds::{Aim, Costs, Expected, Settled, Thresholds};
 use crate::{POLICY_FILE, PolicyError, REASON_CODES_FILE};
 
 /// Column of the calibrated probability in a condition; NULL where the score is not log-odds.
@@ -22,23 +24,18 @@ const SCORE: &str = "score";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct PolicyFile {
+pub(crate) struct PolicyFile {
     version: u32,
     #[serde(default)]
-    thresholds: Thresholds,
+    pub(crate) thresholds: Thresholds,
     #[serde(default)]
     score_thresholds: Thresholds,
+    pub(crate) reviews_per_day: Option<f64>,
+    pub(crate) costs: Option<Costs>,
     #[serde(default)]
     combine: Combine,
     #[serde(default)]
     conditions: Vec<ConditionEntry>,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Thresholds {
-    review: Option<f64>,
-    decline: Option<f64>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
@@ -56,45 +53,13 @@ struct ConditionEntry {
     action: Action,
 }
 
-impl Thresholds {
-    fn is_empty(self) -> bool {
-        self == Self::default()
-    }
-
-    fn action(self, value: f64) -> Action {
-        let reached = |threshold: Option<f64>| threshold.is_some_and(|t| value >= t);
-        if reached(self.decline) {
-            Action::Decline
-        } else if reached(self.review) {
-            Action::Review
-        } else {
-            Action::Approve
-        }
-    }
-
-    fn check(self, source: Source<'_>, key: &str, probabilities: bool) -> Result<(), PolicyError> {
-        let fault = |message: String, cure: &str| Err(source.fault_of_key(key, message, cure));
-        for value in [self.review, self.decline].into_iter().flatten() {
-            if !value.is_finite() || (probabilities && !(0.0..=1.0).contains(&value)) {
-                let cure = "write probabilities between 0 and 1 under thresholds, scores under score_thresholds";
-                return fault(format!("{value} is no threshold"), cure);
-            }
-        }
-        match (self.review, self.decline) {
-            (Some(review), Some(decline)) if review > decline => fault(
-                format!("review at {review} never comes before decline at {decline}"),
-                "let review begin at a lower threshold than decline",
-            ),
-            _ => Ok(()),
-        }
-    }
-}
-
 /// What is done about a scored event, and what is said about it. Made once for a pipeline.
 #[derive(Debug)]
 pub struct Policy {
     thresholds: Thresholds,
     score_thresholds: Thresholds,
+    /// What is chosen by the model's held-out rows.
+    aim: Option<Aim>,
     combine: Combine,
     conditions: Vec<(Condition, Action)>,
     /// Features, then `probability` and `score`.
@@ -125,6 +90,7 @@ impl Policy {
         file.thresholds.check(source, "thresholds", true)?;
         file.score_thresholds
             .check(source, "score_thresholds", false)?;
+        let aim = Aim::of(source, &file)?;
 
         let mut fields: Vec<Field> = features
             .fields
@@ -198,13 +164,22 @@ impl Policy {
             conditions,
             schema,
             codes,
-            misfit: (!file.thresholds.is_empty()).then(|| {
-                source.fault_of_key(
-                    "thresholds",
-                    "thresholds are probabilities, and this model's score is none",
-                    "write score_thresholds, on the scale of the model's own score",
-                )
-            }),
+            misfit: (!file.thresholds.is_empty())
+                .then_some(("thresholds", "thresholds are probabilities"))
+                .or(aim.map(|aim| {
+                    (
+                        aim.key(),
+                        "what a threshold brings is told of probabilities",
+                    )
+                }))
+                .map(|(key, why)| {
+                    source.fault_of_key(
+                        key,
+                        format!("{why}, and this model's score is none"),
+                        "write score_thresholds, on the scale of the model's own score",
+                    )
+                }),
+            aim,
             version: hex::encode(hash.finalize()).into(),
             declared_versions: (file.version, codes_version),
         })
@@ -239,11 +214,48 @@ impl Policy {
         }
     }
 
-    /// What to do about each scored row. `features` are the rows that were scored, with the columns
+    /// The thresholds for a model that did on held-out rows what `held_out` says.
+    ///
+    /// # Errors
+    /// `reviews_per_day` and `costs` without such rows.
+    pub fn settle(&self, held_out: Option<&HeldOut>) -> Result<Settled, PolicyError> {
+        let mut settled = Settled {
+            by_probability: self.thresholds,
+            by_score: self.score_thresholds,
+            expected: None,
+        };
+        match (self.aim, held_out) {
+            (Some(aim), Some(held_out)) => {
+                settled.by_probability = aim.choose(self.thresholds, held_out);
+            }
+            (Some(aim), None) => {
+                return Err(PolicyError {
+                    file: POLICY_FILE,
+                    line: None,
+                    column: None,
+                    message: format!(
+                        "{} is met by what the model did on held-out rows, and it tells of none",
+                        aim.key()
+                    ),
+                    cure:
+                        "train the model again, with training.hold_out above 0; or write thresholds"
+                            .to_string(),
+                });
+            }
+            (None, _) => {}
+        }
+        settled.expected = held_out
+            .filter(|_| !settled.by_probability.is_empty())
+            .map(|held_out| Expected::of(settled.by_probability, self.aim, held_out));
+        Ok(settled)
+    }
+
+    /// What to do about each scored row, by the thresholds for the model that scored. `features` are the rows that were scored, with the columns
     /// the policy was parsed for. A condition does not hold where it is NULL, which it also is where a
     /// row makes it divide by zero or overflow.
     pub fn act(
         &self,
+        settled: &Settled,
         scores: &ScoreBatch,
         features: &RecordBatch,
     ) -> Result<Vec<Action>, PolicyError> {
@@ -261,7 +273,7 @@ impl Policy {
         let mut actions: Vec<Action> = scores
             .scores
             .iter()
-            .map(|s| self.by_threshold(scores.output, scores.rung, *s))
+            .map(|s| settled.action(scores.output, scores.rung, *s))
             .collect();
         if self.conditions.is_empty() {
             return Ok(actions);
@@ -301,17 +313,6 @@ impl Policy {
         match &self.misfit {
             Some(misfit) if output != Output::LogOdds => Err(misfit.clone()),
             _ => Ok(()),
-        }
-    }
-
-    fn by_threshold(&self, output: Output, rung: Rung, score: f64) -> Action {
-        if rung == Rung::Rules {
-            return Action::Approve;
-        }
-        let by_score = self.score_thresholds.action(score);
-        match output {
-            Output::LogOdds => by_score.max(self.thresholds.action(probability(score))),
-            Output::Value | Output::Forecast => by_score,
         }
     }
 

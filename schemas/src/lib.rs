@@ -26,4 +26,4 @@ pub use progress::{
     Sequence,
 };
 pub use relation::{Entity, LabelColumns, LateRows, Relation, Stream};
-pub use score::{Output, Rung, ScoreBatch, probability};
+pub use score::{HeldOut, OperatingPoint, Output, Rung, ScoreBatch, probability};

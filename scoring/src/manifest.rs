@@ -1,6 +1,6 @@
 //! The manifest: what a model folder says of its weights.
 
-use sanderling_schemas::Output;
+use sanderling_schemas::{HeldOut, Output};
 use serde::{Deserialize, Serialize};
 
 use crate::options::ModelOptions;
@@ -30,6 +30,10 @@ pub struct Manifest {
     pub training: TrainingRange,
     /// Figures on the training rows.
     pub metrics: TrainingMetrics,
+    /// What each score meant on rows that it had not learnt from; absent where none were held out,
+    /// and where the score is no log-odds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out: Option<HeldOut>,
     /// How it did against the model that it went on from; absent where it was trained from nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trial: Option<Trial>,

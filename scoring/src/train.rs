@@ -204,7 +204,7 @@ pub(crate) fn train_and_fold(
         epochs += 1;
         progress(TrainingProgress { epochs, of, loss });
     };
-    let (mut weights, calibrations, metrics, scorer, folded) = match &held {
+    let (mut weights, calibrated, scorer, folded) = match &held {
         Some((early, late)) if !long => {
             let trial = task.network(0, early, Some(late), None, &mut progress)?;
             let of_one = vec![trial.weights];
@@ -219,12 +219,12 @@ pub(crate) fn train_and_fold(
             };
             let mut scorer = of_trial.scorer(&mut task.weights(of_one))?;
             let (raw, _) = outputs(recording, &mut scorer, late, &RUNGS);
-            let (calibrations, metrics) = of_trial.calibrate(&raw, late, trial.loss);
+            let calibrated = of_trial.calibrate(&raw, late, trial.loss);
             let (networks, _) =
                 task.networks(&gradient, None, Some(trial.epochs), &mut progress)?;
             let mut weights = task.weights(networks);
             let scorer = draft.scorer(&mut weights)?;
-            (weights, calibrations, metrics, scorer, 0)
+            (weights, calibrated, scorer, 0)
         }
         held => {
             let (early, late) = match held {
@@ -236,13 +236,13 @@ pub(crate) fn train_and_fold(
             let mut scorer = draft.scorer(&mut weights)?;
             let seen = late.unwrap_or(&gradient);
             let (raw, folded) = outputs(recording, &mut scorer, seen, &RUNGS);
-            let (calibrations, metrics) = draft.calibrate(&raw, seen, loss);
-            (weights, calibrations, metrics, scorer, folded)
+            let calibrated = draft.calibrate(&raw, seen, loss);
+            (weights, calibrated, scorer, folded)
         }
     };
     let mut scorer = scorer;
     scorer.fold_recording(recording, (folded, known.max(folded)), &[], |_, _| {});
-    let model = Arc::new(draft.finish(&mut weights, calibrations, metrics, None)?);
+    let model = Arc::new(draft.finish(&mut weights, calibrated, None)?);
     Ok(Trained {
         model,
         scorer,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arrow::array::{Array, UInt32Array};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use sanderling_decide::{Policy, PolicyError};
+use sanderling_decide::{Policy, PolicyError, Settled};
 use sanderling_explain::{ExplainError, Explainer, Rows};
 use sanderling_features::{FeatureEngine, FeatureError};
 use sanderling_ingest::StreamSpec;
@@ -141,6 +141,7 @@ pub struct Judge {
 /// What belongs to the model that decides.
 struct Seat {
     model: Arc<ServedModel>,
+    thresholds: Settled,
     explainer: Explainer,
     versions: Arc<Versions>,
 }
@@ -155,6 +156,9 @@ impl Judge {
             let groups: Vec<String> = model.groups().iter().map(|g| g.name.clone()).collect();
             policy
                 .validate(model.output(), &groups)
+                .map_err(|e| folder.policy_failure(&e))?;
+            let thresholds = policy
+                .settle(model.manifest().held_out.as_ref())
                 .map_err(|e| folder.policy_failure(&e))?;
             let decided_by = Versions {
                 engine: env!("CARGO_PKG_VERSION").into(),
@@ -173,6 +177,7 @@ impl Judge {
             .map_err(|e| Failure::new("model", e.to_string()).in_file(&folder.model_path()))?;
             let seat = Seat {
                 model: model.clone(),
+                thresholds,
                 explainer,
                 versions: Arc::new(decided_by),
             };
@@ -263,7 +268,7 @@ impl Judge {
         rated: &Rated,
     ) -> Result<Vec<Decision>, PipelineError> {
         let (scored, seat) = (&rated.scored, &self.seats[&rated.champion]);
-        let mut actions = self.policy.act(&scored.batch, &batch.features)?;
+        let mut actions = (self.policy).act(&seat.thresholds, &scored.batch, &batch.features)?;
         let times = batch.events.event_times_us();
         let decided: Vec<bool> = batch
             .scored

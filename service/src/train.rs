@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use sanderling_decide::{POLICY_FILE, Settled};
 use sanderling_ingest::Input;
 use sanderling_schemas::EventTime;
 use sanderling_scoring::{ServedModel, TrainingMetrics, TrainingPlan, TrainingRange, Trial};
@@ -40,6 +41,10 @@ pub struct Trained {
     hash: String,
     training: TrainingRange,
     metrics: TrainingMetrics,
+    /// What the folder's policy makes of it, if there is a policy.
+    thresholds: Option<Settled>,
+    /// Why the policy makes nothing of it.
+    without_thresholds: Option<String>,
     /// Against the model that it went on from.
     trial: Option<Trial>,
     seconds: f64,
@@ -69,6 +74,12 @@ impl fmt::Display for Trained {
             self.training.positives,
             self.seconds
         )?;
+        if let Some(settled) = &self.thresholds {
+            write!(f, "\n{settled}")?;
+        }
+        if let Some(why) = &self.without_thresholds {
+            write!(f, "\nno thresholds: {why}")?;
+        }
         match self.trial.as_ref().filter(|trial| trial.won) {
             Some(trial) => write!(
                 f,
@@ -101,6 +112,10 @@ pub fn train(folder: &PipelineFolder, options: &TrainOptions) -> Result<Trained,
         Some(options.to),
         options.delay_days,
     )?;
+    // A policy that is wrong shows before the hours of training, not after.
+    let has_policy = folder.path.join(POLICY_FILE).exists();
+    let policy = has_policy.then(|| folder.policy(recorded.recording.schema()));
+    let policy = policy.transpose()?;
     let plan = TrainingPlan {
         from_us: options.from.0,
         to_us: options.to.0,
@@ -120,11 +135,19 @@ pub fn train(folder: &PipelineFolder, options: &TrainOptions) -> Result<Trained,
     progress.finish();
     model.save(&options.out).map_err(model_failure)?;
     let manifest = model.manifest();
+    let settled = policy.map(|policy| policy.settle(manifest.held_out.as_ref()));
+    let (thresholds, without_thresholds) = match settled {
+        Some(Ok(settled)) => (Some(settled), None),
+        Some(Err(e)) => (None, Some(format!("{}; {}", e.message, e.cure))),
+        None => (None, None),
+    };
     Ok(Trained {
         model: options.out.clone(),
         hash: model.hash().to_string(),
         training: manifest.training.clone(),
         metrics: manifest.metrics.clone(),
+        thresholds,
+        without_thresholds,
         trial: manifest.trial.clone(),
         seconds: started.elapsed().as_secs_f64(),
     })

@@ -173,6 +173,7 @@ pub fn validate(
     // Before there is a model, the settings say what it will give.
     let mut output = folder.settings.model.output;
     let mut groups: Vec<String> = Vec::new();
+    let mut held_out = Vec::new();
     if model.is_some() || folder.model_path().exists() {
         match folder.models(schema) {
             Ok(models) => {
@@ -180,15 +181,19 @@ pub fn validate(
                 groups = (models[0].groups().iter())
                     .map(|g| g.name.clone())
                     .collect();
+                held_out.extend(models.iter().map(|model| model.manifest().held_out.clone()));
                 hashes.extend(models.iter().map(|model| model.hash().to_string()));
             }
             Err(fault) => faults.push(fault),
         }
     }
-    if let Some(policy) = &policy
-        && let Err(e) = policy.validate(output, &groups)
-    {
-        faults.push(folder.policy_failure(&e));
+    if let Some(policy) = &policy {
+        let fits = policy.validate(output, &groups);
+        let settled = fits.and_then(|()| {
+            let mut settled = held_out.iter().map(|rows| policy.settle(rows.as_ref()));
+            settled.try_for_each(|settled| settled.map(drop))
+        });
+        faults.extend(settled.err().map(|e| folder.policy_failure(&e)));
     }
     if folder.settings.output.names_a_topic()
         && let Err(more) = folder.check_run()

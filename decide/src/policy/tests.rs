@@ -1,7 +1,7 @@
 //! Policies over a few features.
 
 use arrow::array::Int64Array;
-use sanderling_schemas::FeatureField;
+use sanderling_schemas::{FeatureField, Rung};
 
 use super::*;
 
@@ -61,9 +61,13 @@ fn policy(yaml: &str) -> Result<Policy, PolicyError> {
 }
 
 fn act(yaml: &str, output: Output, rung: Rung) -> String {
-    let actions = policy(yaml)
-        .unwrap()
-        .act(&scores(output, rung), &rows())
+    let policy = policy(yaml).unwrap();
+    let actions = policy
+        .act(
+            &policy.settle(None).unwrap(),
+            &scores(output, rung),
+            &rows(),
+        )
         .unwrap();
     actions
         .iter()
@@ -118,7 +122,10 @@ conditions:
             scores: vec![whole.scores[row]],
             ..whole.clone()
         };
-        policy.act(&scores, &rows().slice(row, 1)).unwrap()[0]
+        let settled = policy.settle(None).unwrap();
+        policy
+            .act(&settled, &scores, &rows().slice(row, 1))
+            .unwrap()[0]
     };
     let actions: String = (0..4).map(|row| &alone(row).as_str()[..1]).collect();
     assert_eq!(actions, "aaad");
@@ -143,9 +150,10 @@ fn a_value_has_thresholds_of_its_own() {
     assert_eq!(act(yaml, Output::Forecast, Rung::Full), "arrd");
     let probabilities = "version: 1\nthresholds: {review: 0.5}\n";
     let policy = policy(probabilities).unwrap();
+    let settled = policy.settle(None).unwrap();
     assert!(
         policy
-            .act(&scores(Output::Value, Rung::Full), &rows())
+            .act(&settled, &scores(Output::Value, Rung::Full), &rows())
             .is_err()
     );
     let misfit = policy.validate(Output::Value, &[]).unwrap_err();
@@ -153,7 +161,11 @@ fn a_value_has_thresholds_of_its_own() {
     assert_eq!(policy.validate(Output::LogOdds, &[]), Ok(()));
     assert!(
         policy
-            .act(&scores(Output::LogOdds, Rung::Full), &rows().slice(0, 1))
+            .act(
+                &settled,
+                &scores(Output::LogOdds, Rung::Full),
+                &rows().slice(0, 1)
+            )
             .is_err()
     );
 }
@@ -166,7 +178,8 @@ fn a_score_that_is_no_number_is_never_approved() {
         rung: Rung::Full,
         scores: vec![f64::NAN],
     };
-    assert!(policy.act(&scores, &rows().slice(0, 1)).is_err());
+    let settled = policy.settle(None).unwrap();
+    assert!(policy.act(&settled, &scores, &rows().slice(0, 1)).is_err());
 }
 
 #[test]
@@ -283,4 +296,104 @@ fn the_version_is_that_of_both_files() {
         version("version: 1\n", &other)
     );
     assert_eq!(policy("version: 7\n").unwrap().declared_versions(), (7, 3));
+}
+
+/// A thousand rows at 2,000 events a day, of which the upper hundred scores hold the hundred positives but ten,
+/// and the lowest scores the ten.
+fn held_out() -> HeldOut {
+    let scores: Vec<f64> = (0..1000).map(|i| f64::from(i) * 0.01 - 8.0).collect();
+    let positive: Vec<bool> = (0..1000).map(|i| i < 10 || i >= 910).collect();
+    HeldOut::new(&scores, &positive, 2000.0)
+}
+
+#[test]
+fn reviews_a_day_find_the_threshold_that_gives_them() {
+    let yaml = "version: 1\nthresholds: {decline: 0.87}\nreviews_per_day: 100\n";
+    let settled = policy(yaml).unwrap().settle(Some(&held_out())).unwrap();
+    let Thresholds { review, decline } = settled.by_probability;
+    assert_eq!(decline, Some(0.87));
+    // Nine scores have a probability of at least .87, and 50 rows make 100 events a day.
+    let expected = settled.expected.unwrap();
+    assert_eq!(expected.declined_per_day, 18.0);
+    assert!(
+        (90.0..=100.0).contains(&expected.reviews_per_day),
+        "{expected:?}"
+    );
+    let reviewed = (0..1000)
+        .map(|i| probability(f64::from(i) * 0.01 - 8.0))
+        .filter(|&p| p >= review.unwrap() && p < 0.87);
+    assert_eq!(reviewed.count() as f64 * 2.0, expected.reviews_per_day);
+    assert!(expected.caught > 0.5 && expected.caught < 0.6);
+
+    // No room for a review, and all the room there is.
+    let settle = |yaml: &str| policy(yaml).unwrap().settle(Some(&held_out())).unwrap();
+    let none = settle("version: 1\nreviews_per_day: 1\n");
+    assert_eq!(none.by_probability, Thresholds::default());
+    let all = settle("version: 1\nreviews_per_day: 1e9\n");
+    assert_eq!(all.by_probability.review, Some(probability(-8.0)));
+    assert_eq!(all.expected.unwrap().caught, 1.0);
+}
+
+#[test]
+fn costs_find_the_cheapest_thresholds() {
+    let settle = |costs: &str| {
+        let yaml = format!("version: 1\ncosts: {costs}\n");
+        policy(&yaml).unwrap().settle(Some(&held_out())).unwrap()
+    };
+    // The upper ninety are all positive: declining them costs nothing; the ten below all others are
+    // not worth nine hundred reviews.
+    let declines = settle("{missed: 100, review: 2, declined: 50}");
+    let expected = declines.expected.unwrap();
+    assert_eq!(expected.caught, 0.9);
+    // Two days' worth of rows a day; no two points cost less.
+    let cost = expected.cost_per_day.unwrap() / 2.0;
+    let held_out = held_out();
+    for reached in &held_out.points {
+        for declined in held_out.points.iter().filter(|d| d.rows <= reached.rows) {
+            let missed = 100.0 * (100 - reached.positives) as f64;
+            let reviewed = 2.0 * (reached.rows - declined.rows) as f64;
+            let wronged = 50.0 * (declined.rows - declined.positives) as f64;
+            assert!(
+                cost <= missed + reviewed + wronged,
+                "{cost} {reached:?} {declined:?}"
+            );
+        }
+    }
+    // Where a miss costs nothing, nothing is done.
+    let nothing = settle("{missed: 0, review: 2, declined: 50}");
+    assert_eq!(nothing.by_probability, Thresholds::default());
+    // Where it costs all the world, all is looked at.
+    let all = settle("{missed: 1e9, review: 2, declined: 50}");
+    assert_eq!(all.expected.unwrap().caught, 1.0);
+    assert_eq!(all.by_probability.review, Some(probability(-8.0)));
+}
+
+#[test]
+fn what_is_chosen_needs_held_out_rows_and_no_second_choice() {
+    let yaml = "version: 1\nreviews_per_day: 5\n";
+    let fault = policy(yaml).unwrap().settle(None).unwrap_err();
+    assert!(fault.message.contains("reviews_per_day"), "{fault}");
+    assert!(policy(yaml).unwrap().validate(Output::Value, &[]).is_err());
+    for (yaml, line) in [
+        ("version: 1\nreviews_per_day: -1\n", 2),
+        (
+            "version: 1\nthresholds: {review: 0.1}\nreviews_per_day: 5\n",
+            3,
+        ),
+        (
+            "version: 1\nreviews_per_day: 5\ncosts: {missed: 9, review: 1, declined: 2}\n",
+            3,
+        ),
+        (
+            "version: 1\ncosts: {missed: 9, review: -1, declined: 2}\n",
+            2,
+        ),
+    ] {
+        let fault = policy(yaml).unwrap_err();
+        assert_eq!(
+            (fault.file, fault.line),
+            (POLICY_FILE, Some(line)),
+            "{fault}"
+        );
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use sanderling_schemas::{Output, Rung};
+use sanderling_schemas::{HeldOut, Output, Rung};
 
 use super::{GradientRows, TrainingPlan};
 use crate::architecture::Architecture;
@@ -50,6 +50,13 @@ pub(super) fn outputs(
     (raw, end)
 }
 
+/// A model's scale, and what was seen when it was fitted.
+pub(super) struct Calibrated {
+    pub(super) calibrations: RungCalibrations,
+    pub(super) metrics: TrainingMetrics,
+    pub(super) held_out: Option<HeldOut>,
+}
+
 /// What a model is written down from.
 pub(super) struct Draft<'a> {
     pub(super) recording: &'a Recording,
@@ -70,17 +77,19 @@ impl Draft<'_> {
             linear: RAW_SCALE,
             rules: RAW_SCALE,
         };
-        let model = self.finish(weights, uncalibrated, TrainingMetrics::default(), None)?;
+        let uncalibrated = Calibrated {
+            calibrations: uncalibrated,
+            metrics: TrainingMetrics::default(),
+            held_out: None,
+        };
+        let model = self.finish(weights, uncalibrated, None)?;
         Scorer::of_recording(Arc::new(model), self.recording, 1)
     }
 
-    /// Fits each rung's calibration on `rows`, for which `raw` are the outputs of [`RUNGS`].
-    pub(super) fn calibrate(
-        &self,
-        raw: &[Vec<f32>],
-        rows: &GradientRows,
-        loss: f64,
-    ) -> (RungCalibrations, TrainingMetrics) {
+    /// Fits each rung's calibration on `rows`, for which `raw` are the outputs of [`RUNGS`]. Where
+    /// they are not all rows of the plan, they were held out.
+    pub(super) fn calibrate(&self, raw: &[Vec<f32>], rows: &GradientRows, loss: f64) -> Calibrated {
+        let mut held_out = None;
         let mut metrics = TrainingMetrics {
             loss,
             ..TrainingMetrics::default()
@@ -115,23 +124,43 @@ impl Draft<'_> {
                 metrics.calibration_rows = positive.len();
                 let all = self.gradient.positive();
                 let positives = all.iter().filter(|&&p| p).count() as f64;
+                let full = platt(&raw[0], &positive);
+                if rows.rows.len() < self.gradient.rows.len() {
+                    let scores: Vec<f64> = raw[0].iter().map(|&x| full.apply(x)).collect();
+                    held_out = Some(HeldOut::new(&scores, &positive, self.events_per_day()));
+                }
                 RungCalibrations {
-                    full: platt(&raw[0], &positive),
+                    full,
                     no_graph: platt(&raw[1], &positive),
                     linear: platt(&raw[2], &positive),
                     rules: constant((positives / (all.len() as f64 - positives)).ln()),
                 }
             }
         };
-        (calibrations, metrics)
+        Calibrated {
+            calibrations,
+            metrics,
+            held_out,
+        }
+    }
+
+    /// Events a day, labelled or not, from the first to the last of the plan's rows.
+    fn events_per_day(&self) -> f64 {
+        const DAY_US: f64 = 86_400e6;
+        let (Some(&first), Some(&last)) = (self.gradient.rows.first(), self.gradient.rows.last())
+        else {
+            return 0.0;
+        };
+        let times = self.recording.times_us();
+        let us = times[last as usize] - times[first as usize];
+        f64::from(last - first) * DAY_US / us.max(1) as f64
     }
 
     /// Weights, calibrations and figures as a model.
     pub(super) fn finish(
         &self,
         weights: &mut Weights,
-        calibrations: RungCalibrations,
-        metrics: TrainingMetrics,
+        calibrated: Calibrated,
         trial: Option<Trial>,
     ) -> Result<ServedModel, ScoringError> {
         let RungCalibrations {
@@ -139,7 +168,7 @@ impl Draft<'_> {
             no_graph,
             linear,
             rules,
-        } = calibrations;
+        } = calibrated.calibrations;
         let affine: Vec<f32> = [full, no_graph, linear, rules]
             .iter()
             .flat_map(|c| [c.slope as f32, c.intercept as f32])
@@ -213,7 +242,8 @@ impl Draft<'_> {
                 seed: self.plan.seed,
                 weights: weights.len(),
             },
-            metrics,
+            metrics: calibrated.metrics,
+            held_out: calibrated.held_out,
             trial,
             weights_sha256: sha256(&bytes),
         };

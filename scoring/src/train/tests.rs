@@ -1,6 +1,6 @@
 //! What training must manage on streams small enough for a test.
 
-use sanderling_schemas::Rung;
+use sanderling_schemas::{OperatingPoint, Rung};
 
 use super::*;
 use crate::evaluation::{EvaluationPlan, evaluate};
@@ -96,6 +96,34 @@ fn the_last_rows_are_held_out_where_both_classes_are_in_them() {
     assert!(rows(&early_only).hold_out(Output::LogOdds, 0.3).is_none());
     assert!(rows(&many).hold_out(Output::LogOdds, 0.0).is_none());
     assert!(rows(&many).hold_out(Output::Forecast, 0.3).is_none());
+}
+
+#[test]
+fn the_manifest_tells_what_each_score_meant_on_held_out_rows() {
+    let recording = payments(3000, 29).recording();
+    let trained = model(&recording, &small(3), 0.8);
+    let manifest = trained.manifest();
+    let held_out = manifest.held_out.as_ref().unwrap();
+    assert_eq!(held_out.rows, manifest.metrics.calibration_rows);
+    assert!(held_out.rows < manifest.training.rows / 2);
+    // One event a minute.
+    assert!((held_out.events_per_day - 1440.0).abs() < 5.0);
+    let (first, last) = (
+        held_out.points[0],
+        held_out.points[held_out.points.len() - 1],
+    );
+    assert_eq!(
+        (last.rows, last.positives),
+        (held_out.rows, held_out.positives)
+    );
+    let share = |point: OperatingPoint| point.positives as f64 / point.rows as f64;
+    assert!(
+        share(first) > share(last),
+        "the highest scores hold more fraud than all"
+    );
+    let mut none = small(1);
+    none.training.hold_out = Some(0.0);
+    assert_eq!(model(&recording, &none, 0.8).manifest().held_out, None);
 }
 
 #[test]

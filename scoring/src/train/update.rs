@@ -103,7 +103,7 @@ pub fn update(
     };
     let mut after = draft.scorer(&mut weights)?;
     let (raw, _) = outputs(recording, &mut after, &late, &RUNGS);
-    let (calibrations, metrics) = draft.calibrate(&raw, &late, loss);
+    let calibrated = draft.calibrate(&raw, &late, loss);
     let (raw_before, _) = outputs(recording, &mut before, &late, &[Rung::Full]);
     let times = recording.times_us();
     let (first, last) = (late.rows[0], late.rows[late.rows.len() - 1]);
@@ -127,7 +127,7 @@ pub fn update(
         successor: after,
         won: measure.is_better(after, before),
     };
-    draft.finish(&mut weights, calibrations, metrics, Some(trial))
+    draft.finish(&mut weights, calibrated, Some(trial))
 }
 
 /// The figure of a trial: `raw` outputs against the targets, which are standardised by `deviation`.

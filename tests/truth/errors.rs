@@ -234,6 +234,13 @@ fn a_fault_in_a_pipelines_folder_has_its_place() {
         ),
         (
             "policy",
+            "policy.yaml",
+            "thresholds: {review: 0.20, decline: 0.60}",
+            "reviews_per_day: -5",
+            "-5 is no number of reviews",
+        ),
+        (
+            "policy",
             "reason_codes.yaml",
             "card_frauds_30d > 0",
             "card_fraud > 0",

@@ -24,7 +24,7 @@ use crate::failure::Failure;
 use crate::settings::KafkaSettings;
 
 /// Time between two looks at something that is on its way.
-const LOOK_AGAIN: Duration = Duration::from_micros(500);
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// Records and offsets that become visible together, in transactions one after the other.
 pub struct Relay {
@@ -130,7 +130,12 @@ impl Relay {
 
     /// Begins to end the transaction that is filling, together with the input's `offsets`, once the one
     /// before has ended. What is sent from here on is in the next one.
-    pub fn end(&mut self, offsets: Offsets, decisions: usize, begun: Instant) -> Result<(), Failure> {
+    pub fn end(
+        &mut self,
+        offsets: Offsets,
+        decisions: usize,
+        begun: Instant,
+    ) -> Result<(), Failure> {
         let Some(next) = self.resting.take() else {
             return Err(Failure::new("kafka", "two transactions would end at once"));
         };

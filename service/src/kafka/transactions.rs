@@ -375,7 +375,10 @@ impl Transactions {
 }
 
 /// A producer whose transactions may begin.
-fn begin_producer(config: &ClientConfig, id: &str) -> Result<Arc<BaseProducer<Deliveries>>, Failure> {
+fn begin_producer(
+    config: &ClientConfig,
+    id: &str,
+) -> Result<Arc<BaseProducer<Deliveries>>, Failure> {
     let producer: BaseProducer<Deliveries> =
         config.create_with_context(Deliveries).map_err(|e| {
             Failure::new("kafka", format!("cannot make a producer: {e}"))

@@ -8,7 +8,8 @@ use std::sync::OnceLock;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// Rows of a part below which it takes longer to hand them over than to take them.
+/// Rows of a part below which handing them over is held to take longer than taking them: a guess on the safe
+/// side (docs/adr/0017).
 const PART_ROWS_MIN: usize = 256;
 
 /// The thread that calls, and others beside it.

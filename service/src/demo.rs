@@ -254,9 +254,9 @@ fn feed_live(
 }
 
 /// Sends what comes out of the line, and commits what has been delivered.
-fn drain(outcomes: &Outcomes, mut sink: KafkaSink, tally: &mut Tally) -> Result<(), Failure> {
+fn drain(outcomes: &mut Outcomes, mut sink: KafkaSink, tally: &mut Tally) -> Result<(), Failure> {
     loop {
-        match outcomes.next_within(sink.due()) {
+        match outcomes.next_before(sink.due()) {
             Next::Outcome(Outcome::Decided(decided)) => {
                 tally.decided(&decided);
                 // History is not decided, and its order is the file's.

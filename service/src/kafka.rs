@@ -20,7 +20,7 @@ pub use reader::{DecisionReader, Received};
 pub use relay::{Commit, Relay};
 pub use requeuer::{REQUEUED_FROM_HEADER, Requeuer};
 pub use scan::{Scanned, check_readable, scan};
-pub use sink::KafkaSink;
+pub use sink::{KafkaSink, Point};
 pub use transactions::Transactions;
 pub use writer::TopicWriter;
 

@@ -26,6 +26,16 @@ impl Committer {
 
     /// Commits offsets, each the next to read, and waits until the broker has them.
     pub fn commit(&self, offsets: &Offsets) -> Result<(), IngestError> {
+        self.commit_as(offsets, CommitMode::Sync)
+    }
+
+    /// Begins to commit offsets, each the next to read, and waits for nothing. A commit that the broker
+    /// refuses is said in the log; the next one makes up for it.
+    pub fn begin_commit(&self, offsets: &Offsets) -> Result<(), IngestError> {
+        self.commit_as(offsets, CommitMode::Async)
+    }
+
+    fn commit_as(&self, offsets: &Offsets, mode: CommitMode) -> Result<(), IngestError> {
         let failed = |error| self.broker.failed("committing offsets", &error);
         let mut list = TopicPartitionList::new();
         for (topic, partition, next) in offsets.iter() {
@@ -35,9 +45,7 @@ impl Committer {
         if list.count() == 0 {
             return Ok(());
         }
-        self.consumer
-            .commit(&list, CommitMode::Sync)
-            .map_err(failed)
+        self.consumer.commit(&list, mode).map_err(failed)
     }
 
     /// What the group has committed of these partitions. Waits while a transaction that may

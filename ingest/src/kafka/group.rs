@@ -84,6 +84,12 @@ impl ClientContext for Group {
 }
 
 impl ConsumerContext for Group {
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        if let Err(error) = result {
+            tracing::warn!(%error, "offsets were not committed; the next commit makes up for it");
+        }
+    }
+
     fn rebalance(
         &self,
         consumer: &BaseConsumer<Self>,

@@ -13,28 +13,34 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
 use rdkafka::error::KafkaError;
 use sanderling_ingest::Committer;
 use sanderling_schemas::Offsets;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use super::transactions::Underway;
 use super::{Record, Transactions};
 use crate::failure::Failure;
 use crate::settings::KafkaSettings;
-
-/// Time between two looks at something that is on its way.
-const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// Records and offsets that become visible together, in transactions one after the other.
 pub struct Relay {
     filling: Transactions,
     /// The other one, unless its transaction is being ended.
     resting: Option<Transactions>,
-    /// Records of the transaction before, until the broker has them.
-    ahead: Option<Underway>,
+    /// The broker may not have every record of the other one.
+    is_behind: bool,
     to_end: Sender<Leg>,
-    ended: Receiver<Leg>,
+    told: Receiver<Told>,
+    /// What was told and is still to be looked at.
+    heard: Option<Told>,
+}
+
+/// What there is to tell of a transaction that is being ended.
+enum Told {
+    /// The broker has every record of it.
+    Delivered,
+    /// It has ended, or failed to.
+    Ended(Leg),
 }
 
 /// A transaction that is being ended.
@@ -76,14 +82,15 @@ impl Relay {
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             Ok::<_, Failure>((one?, other?))
         })?;
-        let (to_end, legs) = bounded::<Leg>(1);
-        let (tell, ended) = bounded(1);
+        let (to_end, mut legs) = channel::<Leg>(1);
+        let (tell, told) = channel(2);
         thread::Builder::new()
             .name("commit".into())
             .spawn(move || {
-                for mut leg in legs {
-                    leg.failed = leg.transactions.try_commit(&leg.offsets).err();
-                    if tell.send(leg).is_err() {
+                while let Some(mut leg) = legs.blocking_recv() {
+                    let delivered = || _ = tell.blocking_send(Told::Delivered);
+                    leg.failed = leg.transactions.try_commit(&leg.offsets, delivered).err();
+                    if tell.blocking_send(Told::Ended(leg)).is_err() {
                         break;
                     }
                 }
@@ -92,9 +99,10 @@ impl Relay {
         Ok(Self {
             filling,
             resting: Some(resting),
-            ahead: None,
+            is_behind: false,
             to_end,
-            ended,
+            told,
+            heard: None,
         })
     }
 
@@ -115,11 +123,21 @@ impl Relay {
         self.hand_over()
     }
 
-    /// How long until there is something to look at.
-    pub fn due(&self) -> Option<Duration> {
-        match self.resting {
-            Some(_) => self.filling.due(),
-            None => Some(LOOK_AGAIN),
+    /// Done when there is something to look at.
+    pub async fn due(&mut self) {
+        if self.heard.is_some() {
+            return;
+        }
+        let waits = self.filling.due().filter(|_| !self.is_behind);
+        let hand_over = async {
+            match waits {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            told = self.told.recv() => self.heard = told,
+            () = hand_over => {}
         }
     }
 
@@ -140,7 +158,7 @@ impl Relay {
             return Err(Failure::new("kafka", "two transactions would end at once"));
         };
         let transactions = std::mem::replace(&mut self.filling, next);
-        self.ahead = Some(transactions.underway());
+        self.is_behind = true;
         let leg = Leg {
             transactions,
             offsets,
@@ -149,24 +167,38 @@ impl Relay {
             asked: Instant::now(),
             failed: None,
         };
-        self.to_end.send(leg).map_err(|_| gone())
+        self.to_end.blocking_send(leg).map_err(|_| gone())
     }
 
     /// The transaction that has ended since this was last asked.
     pub fn ended(&mut self) -> Result<Option<Commit>, Failure> {
-        match self.ended.try_recv() {
-            Ok(leg) => self.settle(leg).map(Some),
-            Err(_) => Ok(None),
+        while let Some(told) = self.heard.take().or_else(|| self.told.try_recv().ok()) {
+            if let Some(commit) = self.hear(told)? {
+                return Ok(Some(commit));
+            }
         }
+        Ok(None)
     }
 
     /// The end of the transaction that is being ended, if there is one; waits for it.
     pub fn wait(&mut self) -> Result<Option<Commit>, Failure> {
-        if !self.is_ending() {
-            return Ok(None);
+        while self.is_ending() {
+            let told = self.heard.take().or_else(|| self.told.blocking_recv());
+            if let Some(commit) = self.hear(told.ok_or_else(gone)?)? {
+                return Ok(Some(commit));
+            }
         }
-        let leg = self.ended.recv().map_err(|_| gone())?;
-        self.settle(leg).map(Some)
+        Ok(None)
+    }
+
+    fn hear(&mut self, told: Told) -> Result<Option<Commit>, Failure> {
+        match told {
+            Told::Delivered => {
+                self.is_behind = false;
+                Ok(None)
+            }
+            Told::Ended(leg) => self.settle(leg).map(Some),
+        }
     }
 
     fn settle(&mut self, leg: Leg) -> Result<Commit, Failure> {
@@ -178,7 +210,7 @@ impl Relay {
                 transactions.commit_after(error, &leg.offsets)?
             }
         };
-        self.ahead = None;
+        self.is_behind = false;
         self.resting = Some(transactions);
         Ok(Commit {
             decisions: leg.decisions,
@@ -189,11 +221,10 @@ impl Relay {
     }
 
     fn hand_over(&mut self) -> Result<(), Failure> {
-        if self.ahead.as_ref().is_some_and(|ahead| !ahead.is_over()) {
-            return Ok(());
+        match self.is_behind {
+            true => Ok(()),
+            false => self.filling.hand_over(),
         }
-        self.ahead = None;
-        self.filling.hand_over()
     }
 }
 

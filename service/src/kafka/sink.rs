@@ -33,6 +33,10 @@ pub struct KafkaSink {
     behind_mark: bool,
 }
 
+/// A point in what was sent; see [`KafkaSink::is_settled`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Point(u64);
+
 /// Names of the topics of `output:`; those not named there are not written.
 struct Topics {
     decisions: Option<Arc<str>>,
@@ -55,6 +59,9 @@ enum Delivery {
         since: Option<Instant>,
         /// Decisions in it.
         decisions: usize,
+        /// Transactions whose end was asked for, and those that have ended.
+        asked: u64,
+        ended: u64,
     },
 }
 
@@ -89,6 +96,8 @@ impl KafkaSink {
             every,
             since: None,
             decisions: 0,
+            asked: 0,
+            ended: 0,
         };
         Ok(Self::new(output, encoder, delivery))
     }
@@ -196,11 +205,11 @@ impl KafkaSink {
         }
     }
 
-    /// How long until there is something to do.
-    pub fn due(&self) -> Duration {
+    /// Done when there is something to do besides sending.
+    pub async fn due(&mut self) {
         const IDLE: Duration = Duration::from_millis(100);
-        match &self.delivery {
-            Delivery::AtLeastOnce { .. } => IDLE,
+        match &mut self.delivery {
+            Delivery::AtLeastOnce { .. } => tokio::time::sleep(IDLE).await,
             Delivery::ExactlyOnce {
                 relay,
                 every,
@@ -213,9 +222,27 @@ impl KafkaSink {
                     }
                     _ => IDLE,
                 };
-                relay.due().map_or(commit, |due| due.min(commit))
+                // Whichever it was, the sink is settled next.
+                let _ = tokio::time::timeout(commit, relay.due()).await;
             }
         }
+    }
+
+    /// The point that sending has come to.
+    pub fn point(&self) -> Point {
+        Point(match &self.delivery {
+            Delivery::AtLeastOnce { writer, .. } => writer.sent(),
+            Delivery::ExactlyOnce { since, asked, .. } => asked + u64::from(since.is_some()),
+        })
+    }
+
+    /// Whether everything sent until `point` is there to be read: the broker has it or, exactly once, has
+    /// committed it.
+    pub fn is_settled(&self, point: Point) -> Result<bool, Failure> {
+        Ok(match &self.delivery {
+            Delivery::AtLeastOnce { writer, .. } => writer.delivered()? >= point.0,
+            Delivery::ExactlyOnce { ended, .. } => *ended >= point.0,
+        })
     }
 
     /// Commits what is due. If it must be `now`, everything up to the newest mark is committed on return.
@@ -250,7 +277,11 @@ impl KafkaSink {
                 }
                 if let Some(offsets) = newest {
                     *committed_at = Instant::now();
-                    committer.commit(&offsets).map_err(input_failure)?;
+                    let committed = match now {
+                        true => committer.commit(&offsets),
+                        false => committer.begin_commit(&offsets),
+                    };
+                    committed.map_err(input_failure)?;
                 }
                 Ok(Vec::new())
             }
@@ -259,6 +290,8 @@ impl KafkaSink {
                 every,
                 since,
                 decisions,
+                asked,
+                ended: all_ended,
             } => {
                 let mut ended = Vec::new();
                 ended.extend(relay.ended()?);
@@ -271,12 +304,14 @@ impl KafkaSink {
                     let due = now || full || begun.elapsed() >= *every;
                     if due && !relay.is_ending() {
                         relay.end(mark.clone(), std::mem::take(decisions), begun)?;
+                        *asked += 1;
                         *since = None;
                     }
                 }
                 if now {
                     ended.extend(relay.wait()?);
                 }
+                *all_ended += ended.len() as u64;
                 Ok(ended)
             }
         }

@@ -4,7 +4,6 @@
 //! again; after a commit whose outcome nobody told, a new producer with the same transactional id
 //! settles the old transaction, and the group's committed offsets say which way it went.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
@@ -43,7 +42,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct Transactions {
     config: ClientConfig,
     id: String,
-    producer: Arc<BaseProducer<Deliveries>>,
+    producer: BaseProducer<Deliveries>,
     committer: Committer,
     /// Sent since the last commit.
     kept: Vec<Record>,
@@ -55,21 +54,6 @@ pub struct Transactions {
     open: bool,
     /// Its commit has been asked for, and the answer is still to come.
     committing: bool,
-}
-
-/// Records of a transaction that the broker may not have yet.
-pub struct Underway {
-    producer: Arc<BaseProducer<Deliveries>>,
-    /// The client has them all.
-    handed: bool,
-}
-
-impl Underway {
-    /// Whether the fate of every record is known.
-    pub fn is_over(&self) -> bool {
-        self.producer.poll(Duration::ZERO);
-        self.handed && self.producer.in_flight_count() == 0
-    }
 }
 
 /// Hears from the client what became of each record. A record that was not delivered makes the
@@ -177,26 +161,23 @@ impl Transactions {
         self.producer.poll(Duration::ZERO);
     }
 
-    /// What is kept, and may still be on its way.
-    pub fn underway(&self) -> Underway {
-        Underway {
-            producer: self.producer.clone(),
-            handed: self.handed == self.kept.len(),
-        }
-    }
-
     /// How long until something is to be handed over.
     pub fn due(&self) -> Option<Duration> {
         let waits = self.handed < self.kept.len();
         waits.then(|| SETTLES.saturating_sub(self.ended.elapsed()))
     }
 
-    /// Commits what was kept, together with the input's `offsets`, in one try.
+    /// Commits what was kept, together with the input's `offsets`, in one try. Tells once the fate of every
+    /// record is known.
     ///
     /// # Errors
     /// The client's. Nothing is lost by then: see [`Self::commit_after`].
-    pub fn try_commit(&mut self, offsets: &Offsets) -> Result<(), KafkaError> {
-        self.end(offsets)?;
+    pub fn try_commit(
+        &mut self,
+        offsets: &Offsets,
+        delivered: impl FnOnce(),
+    ) -> Result<(), KafkaError> {
+        self.end(offsets, delivered)?;
         self.kept.clear();
         self.is_over();
         Ok(())
@@ -245,7 +226,7 @@ impl Transactions {
                     }
                 }
             }
-            match self.try_commit(offsets) {
+            match self.try_commit(offsets, || ()) {
                 Ok(()) => return Ok(aborts),
                 Err(again) => error = again,
             }
@@ -269,7 +250,7 @@ impl Transactions {
         Ok(())
     }
 
-    fn end(&mut self, offsets: &Offsets) -> Result<(), KafkaError> {
+    fn end(&mut self, offsets: &Offsets, delivered: impl FnOnce()) -> Result<(), KafkaError> {
         if !self.open {
             self.producer.begin_transaction()?;
             self.open = true;
@@ -291,13 +272,15 @@ impl Transactions {
             }
         }
         self.committing = true;
-        self.deliver(END_WITHIN);
+        if self.deliver(END_WITHIN) {
+            delivered();
+        }
         self.producer.commit_transaction(END_WITHIN)
     }
 
-    /// Waits until the fate of every record is known. The producer's own `flush` would do, but it looks
-    /// only ten times a second.
-    fn deliver(&self, within: Duration) {
+    /// Waits until the fate of every record is known; `false` if it is not by then. The producer's own `flush`
+    /// would do, but it looks only ten times a second.
+    fn deliver(&self, within: Duration) -> bool {
         let until = Instant::now() + within;
         self.producer.poll(Duration::ZERO);
         while self.producer.in_flight_count() > 0 && Instant::now() < until {
@@ -305,6 +288,7 @@ impl Transactions {
             std::thread::sleep(LOOK_AGAIN);
             self.producer.poll(Duration::ZERO);
         }
+        self.producer.in_flight_count() == 0
     }
 
     fn is_over(&mut self) {
@@ -375,10 +359,7 @@ impl Transactions {
 }
 
 /// A producer whose transactions may begin.
-fn begin_producer(
-    config: &ClientConfig,
-    id: &str,
-) -> Result<Arc<BaseProducer<Deliveries>>, Failure> {
+fn begin_producer(config: &ClientConfig, id: &str) -> Result<BaseProducer<Deliveries>, Failure> {
     let producer: BaseProducer<Deliveries> =
         config.create_with_context(Deliveries).map_err(|e| {
             Failure::new("kafka", format!("cannot make a producer: {e}"))
@@ -387,7 +368,7 @@ fn begin_producer(
     let started = Instant::now();
     loop {
         match producer.init_transactions(STEP_WITHIN) {
-            Ok(()) => return Ok(Arc::new(producer)),
+            Ok(()) => return Ok(producer),
             // A coordinator that has just started, or still settles the last transaction.
             Err(error)
                 if started.elapsed() < SETTLED_WITHIN

@@ -16,7 +16,7 @@ use super::lanes::LanePosition;
 use super::priority::yield_to_others;
 use crate::checkpoint::CheckpointManifest;
 use crate::failure::Failure;
-use crate::kafka::KafkaSink;
+use crate::kafka::{KafkaSink, Point};
 use crate::line::{Barrier, Lane, Next, Outcome, Outcomes};
 use crate::replay::input_failure;
 use crate::tally::Tally;
@@ -26,14 +26,15 @@ impl Service<'_> {
     /// Sends what comes out of the line until it ends. Barriers with state go to `checkpoints`.
     pub fn drain(
         &self,
-        outcomes: &Outcomes,
+        outcomes: &mut Outcomes,
         mut sink: KafkaSink,
         checkpoints: &Sender<Barrier>,
         tally: &mut Tally,
     ) -> Result<(), Failure> {
         let mut awaited = VecDeque::new();
+        let mut cuts = VecDeque::new();
         loop {
-            match outcomes.next_within(sink.due()) {
+            match outcomes.next_before(sink.due()) {
                 Next::Outcome(Outcome::Decided(decided)) => {
                     if !decided.quiet {
                         self.pace.learn(
@@ -59,21 +60,22 @@ impl Service<'_> {
                 }
                 Next::Outcome(Outcome::Mark(offsets)) => sink.mark(offsets),
                 Next::Outcome(Outcome::Barrier(barrier)) => {
-                    self.settle(&mut sink, &mut awaited, true)?;
-                    if barrier.windows.is_some() {
-                        // A writer that has failed has said so; the service goes on without it.
-                        let _ = checkpoints.send(barrier);
-                    } else if let Some(passed) = barrier.passed {
-                        let _ = passed.send(());
+                    // Who waits for a cut gives something up, and nothing may be open by then.
+                    let now = barrier.passed.is_some();
+                    cuts.push_back((sink.point(), barrier));
+                    if now {
+                        self.settle(&mut sink, &mut awaited, true)?;
+                        pass_on(&mut cuts, &sink, checkpoints, true)?;
                     }
                 }
                 Next::Nothing => {}
                 Next::End => {
                     self.settle(&mut sink, &mut awaited, true)?;
-                    return Ok(());
+                    return pass_on(&mut cuts, &sink, checkpoints, true);
                 }
             }
             self.settle(&mut sink, &mut awaited, false)?;
+            pass_on(&mut cuts, &sink, checkpoints, false)?;
         }
     }
 
@@ -183,4 +185,27 @@ impl Service<'_> {
             .and_then(|log| log.ends())
             .map_err(input_failure)
     }
+}
+
+/// Gives the writer the cuts before which everything is there to be read, in order. Unless it must be `now`,
+/// those that the writer has no time for stay: results do not wait for a checkpoint.
+fn pass_on(
+    cuts: &mut VecDeque<(Point, Barrier)>,
+    sink: &KafkaSink,
+    checkpoints: &Sender<Barrier>,
+    now: bool,
+) -> Result<(), Failure> {
+    while let Some((point, barrier)) = cuts.pop_front() {
+        if !now && (checkpoints.is_full() || !sink.is_settled(point)?) {
+            cuts.push_front((point, barrier));
+            break;
+        }
+        if barrier.windows.is_some() {
+            // A writer that has failed has said so; the service goes on without it.
+            let _ = checkpoints.send(barrier);
+        } else if let Some(passed) = barrier.passed {
+            let _ = passed.send(());
+        }
+    }
+    Ok(())
 }

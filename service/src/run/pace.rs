@@ -7,10 +7,9 @@
 //! batch.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
 use sanderling_schemas::{Rung, Timing};
 
 /// Batches on the line at once: one that is worked on, and one behind it. With more they get smaller,
@@ -114,7 +113,9 @@ pub struct Pace {
     learnt: Mutex<Learnt>,
     /// What comes after the line: the wait for a commit, and the commit. Microseconds.
     after_us: AtomicU64,
-    permits: (Sender<()>, Receiver<()>),
+    /// Places on the line that are free.
+    free: Mutex<usize>,
+    freed: Condvar,
 }
 
 /// A place on the line, held by a batch while it is on it.
@@ -131,29 +132,30 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        // There are as many places in the channel as there are permits.
-        let _ = self.pace.permits.0.try_send(());
+        *self.pace.free() += 1;
+        self.pace.freed.notify_one();
     }
 }
 
 impl Pace {
     /// A pace that keeps `deadline`, of which `after` is needed behind the line.
     pub fn new(deadline: Duration, after: Duration) -> Arc<Self> {
-        let (give, take) = bounded(BATCHES_MAX);
-        for _ in 0..BATCHES_MAX {
-            let _ = give.try_send(());
-        }
         Arc::new(Self {
             deadline_us: deadline.as_micros() as f64,
             learnt: Mutex::default(),
             after_us: AtomicU64::new(after.as_micros() as u64),
-            permits: (give, take),
+            free: Mutex::new(BATCHES_MAX),
+            freed: Condvar::new(),
         })
     }
 
     /// A place on the line, if one is free within `wait`.
     pub fn permit(self: &Arc<Self>, wait: Duration) -> Option<Arc<Permit>> {
-        self.permits.1.recv_timeout(wait).ok()?;
+        let (mut free, _) = self
+            .freed
+            .wait_timeout_while(self.free(), wait, |free| *free == 0)
+            .unwrap_or_else(PoisonError::into_inner);
+        *free = free.checked_sub(1)?;
         Some(Arc::new(Permit { pace: self.clone() }))
     }
 
@@ -216,6 +218,10 @@ impl Pace {
         let before = self.after_us.load(Ordering::Acquire) as f64;
         let now = before + NEWEST * (behind.as_micros() as f64 - before);
         self.after_us.store(now as u64, Ordering::Release);
+    }
+
+    fn free(&self) -> MutexGuard<'_, usize> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn learnt(&self) -> MutexGuard<'_, Learnt> {

@@ -5,24 +5,33 @@
 //! whole or it is not one. The newest good one is taken; a damaged one is passed over and said.
 
 use std::collections::BTreeMap;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use arrow::buffer::Buffer;
+use bytes::Bytes;
 use futures::TryStreamExt;
+use object_store::local::LocalFileSystem;
 use object_store::path::Path as StorePath;
-use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload, WriteMultipart};
 use sanderling_schemas::Versions;
 use sanderling_state::{Restored, Snapshot};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, io_failure};
 use crate::roster::ModelSnapshots;
 
 /// Checkpoints that are kept: the newest, and one to fall back on.
 const KEPT: usize = 2;
 const WINDOWS: &str = "windows-0.arrow";
 const MANIFEST: &str = "manifest.json";
+/// Bytes that are given to storage at once.
+const PART_BYTES: usize = 4 << 20;
+const CURE: &str = "check that the storage of `state.url` is there, writable and not full";
 
 /// What a checkpoint says of itself.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -61,6 +70,8 @@ pub struct CheckpointStore {
     store: Arc<dyn ObjectStore>,
     prefix: StorePath,
     runtime: Runtime,
+    /// The folder that holds those of all pipelines, where that is one of this machine's.
+    local: Option<PathBuf>,
 }
 
 impl CheckpointStore {
@@ -74,31 +85,40 @@ impl CheckpointStore {
             store,
             prefix: StorePath::from(pipeline),
             runtime,
+            local: None,
+        })
+    }
+
+    /// The checkpoints of `pipeline` under `root`, a folder of this machine.
+    pub fn local(root: &Path, pipeline: &str) -> Result<Self, Failure> {
+        // Without the cleanup every dropped checkpoint would leave its empty folder to be listed for ever.
+        let store = LocalFileSystem::new_with_prefix(root)
+            .map_err(|e| Failure::new("checkpoint", e.to_string()).in_file(root))?
+            .with_automatic_cleanup(true);
+        Ok(Self {
+            local: Some(root.into()),
+            ..Self::new(Arc::new(store), pipeline)?
         })
     }
 
     /// Writes a checkpoint, manifest last, then drops the oldest beyond those kept. Returns its
-    /// size, bytes.
+    /// size, bytes. After each part of some megabytes `rest` hears how long that took, and may wait.
     pub fn write(
         &self,
-        windows: &Snapshot,
-        models: &ModelSnapshots,
+        windows: Snapshot,
+        models: ModelSnapshots,
         mut manifest: CheckpointManifest,
+        rest: &dyn Fn(Duration),
     ) -> Result<u64, Failure> {
         let folder = self.prefix.clone().join(manifest.sequence.to_string());
         manifest.files.clear();
         let mut written = 0;
-        let models = (models.iter()).map(|(hash, snapshot)| (model_file(hash), snapshot));
+        let models = (models.into_iter()).map(|(hash, snapshot)| (model_file(&hash), snapshot));
         for (name, snapshot) in std::iter::once((WINDOWS.to_string(), windows)).chain(models) {
-            let mut bytes = Vec::new();
-            snapshot
-                .write_arrow(&mut bytes)
-                .map_err(|e| Failure::new("checkpoint", format!("cannot encode {name}: {e}")))?;
-            manifest
-                .files
-                .insert(name.clone(), hex::encode(Sha256::digest(&bytes)));
-            written += bytes.len() as u64;
-            self.put(&folder.clone().join(name), bytes)?;
+            let (bytes, sha256) =
+                self.put_parts(&folder.clone().join(name.as_str()), snapshot, rest)?;
+            written += bytes;
+            manifest.files.insert(name, hex::encode(sha256));
         }
         let sha256 = checksum(&manifest);
         let sealed = serde_json::to_vec_pretty(&Sealed { manifest, sha256 })
@@ -146,11 +166,11 @@ impl CheckpointStore {
         let (mut windows, mut models) = (None, BTreeMap::new());
         for (name, sha256) in &sealed.manifest.files {
             let bytes = self.get(&folder.clone().join(name.as_str()))?;
-            if *sha256 != hex::encode(Sha256::digest(&bytes)) {
+            let state =
+                Restored::of_file(Buffer::from(bytes)).map_err(|e| format!("{name}: {e}"))?;
+            if *sha256 != hex::encode(state.sha256()) {
                 return Err(format!("the checksum of {name} is wrong"));
             }
-            let state =
-                Restored::read_arrow(bytes.as_slice()).map_err(|e| format!("{name}: {e}"))?;
             match model_of(name) {
                 Some(hash) => _ = models.insert(hash.into(), state),
                 None => windows = Some(state),
@@ -178,11 +198,31 @@ impl CheckpointStore {
         Ok(sequences)
     }
 
+    /// Removes all but the newest of those that were written to their end.
     fn prune(&self) -> Result<(), Failure> {
-        self.sequences()?
-            .into_iter()
-            .skip(KEPT)
-            .try_for_each(|sequence| self.remove(sequence))
+        let mut kept = 0;
+        for sequence in self.sequences()? {
+            if kept < KEPT && self.is_written(sequence)? {
+                kept += 1;
+            } else {
+                self.remove(sequence)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a checkpoint has its manifest, which comes last.
+    fn is_written(&self, sequence: u64) -> Result<bool, Failure> {
+        let manifest = self
+            .prefix
+            .clone()
+            .join(sequence.to_string())
+            .join(MANIFEST);
+        match self.runtime.block_on(self.store.head(&manifest)) {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(e) => Err(storage("find", &manifest, &e)),
+        }
     }
 
     /// Removes one checkpoint, manifest first.
@@ -200,7 +240,18 @@ impl CheckpointStore {
                 }
                 Ok(())
             })
-            .map_err(|e| storage("remove", &folder, &e))
+            .map_err(|e| storage("remove", &folder, &e))?;
+        // What a writer left that was killed is in no listing.
+        if let Some(root) = &self.local {
+            let left = root.join(folder.as_ref());
+            match std::fs::remove_dir_all(&left) {
+                Err(e) if e.kind() != ErrorKind::NotFound => {
+                    return Err(io_failure(&left, "remove the rest of a checkpoint", &e));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn put(&self, path: &StorePath, bytes: Vec<u8>) -> Result<(), Failure> {
@@ -210,11 +261,72 @@ impl CheckpointStore {
             .map_err(|e| storage("write", path, &e))
     }
 
-    fn get(&self, path: &StorePath) -> Result<Vec<u8>, String> {
+    /// Writes a snapshot in parts, so that it is never in memory as a whole beside the state. Returns its
+    /// size, bytes, and its SHA-256.
+    fn put_parts(
+        &self,
+        path: &StorePath,
+        snapshot: Snapshot,
+        rest: &dyn Fn(Duration),
+    ) -> Result<(u64, [u8; 32]), Failure> {
+        let failed = |e| storage("write", path, &e);
+        let upload = (self.runtime)
+            .block_on(self.store.put_multipart(path))
+            .map_err(failed)?;
+        let mut parts = Parts {
+            upload: WriteMultipart::new_with_chunk_size(upload, PART_BYTES),
+            runtime: &self.runtime,
+            rest,
+            since: Instant::now(),
+            part: 0,
+            written: 0,
+        };
+        let sha256 = snapshot.write_arrow(&mut parts).map_err(|e| {
+            Failure::new("checkpoint", format!("cannot write {path}: {e}")).cure(CURE)
+        })?;
+        let written = parts.written;
+        (self.runtime)
+            .block_on(parts.upload.finish())
+            .map_err(failed)?;
+        Ok((written, sha256))
+    }
+
+    fn get(&self, path: &StorePath) -> Result<Bytes, String> {
         self.runtime
             .block_on(async { self.store.get(path).await?.bytes().await })
-            .map(|bytes| bytes.to_vec())
             .map_err(|e| e.to_string())
+    }
+}
+
+/// A file that goes to storage in parts.
+struct Parts<'a> {
+    upload: WriteMultipart,
+    runtime: &'a Runtime,
+    rest: &'a dyn Fn(Duration),
+    /// When the present part was begun.
+    since: Instant,
+    /// Bytes of it.
+    part: usize,
+    written: u64,
+}
+
+impl Write for Parts<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let _entered = self.runtime.enter();
+        self.upload.write(bytes);
+        self.part += bytes.len();
+        self.written += bytes.len() as u64;
+        if self.part >= PART_BYTES {
+            self.part = 0;
+            (self.runtime).block_on(self.upload.wait_for_capacity(1))?;
+            (self.rest)(self.since.elapsed());
+            self.since = Instant::now();
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -238,7 +350,7 @@ fn storage(doing: &str, path: &StorePath, error: &object_store::Error) -> Failur
         "checkpoint",
         format!("cannot {doing} the checkpoint {path}: {error}"),
     )
-    .cure("check that the storage of `state.url` is there, writable and not full")
+    .cure(CURE)
 }
 
 #[cfg(test)]
@@ -272,9 +384,10 @@ mod tests {
         for sequence in [9, 10, 100] {
             store
                 .write(
-                    &Snapshot::default(),
-                    &ModelSnapshots::from([("v".into(), Snapshot::default())]),
+                    Snapshot::default(),
+                    ModelSnapshots::from([("v".into(), Snapshot::default())]),
                     manifest(sequence),
+                    &|_| (),
                 )
                 .unwrap();
         }
@@ -295,5 +408,24 @@ mod tests {
             )
             .unwrap();
         assert!(store.newest().unwrap().is_none());
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_goes_with_the_next_checkpoint() {
+        let root = tempfile::tempdir().unwrap();
+        let store = CheckpointStore::local(root.path(), "cards").unwrap();
+        let write = |sequence| {
+            let models = ModelSnapshots::new();
+            (store.write(Snapshot::default(), models, manifest(sequence), &|_| ())).unwrap();
+        };
+        write(1);
+        write(2);
+        let torn = root.path().join("cards/3");
+        std::fs::create_dir(&torn).unwrap();
+        std::fs::write(torn.join("windows-0.arrow#1"), b"half a part").unwrap();
+        assert_eq!(store.newest().unwrap().unwrap().manifest.sequence, 2);
+        write(4);
+        assert!(!torn.exists());
+        assert_eq!(store.sequences().unwrap(), [4, 2]);
     }
 }

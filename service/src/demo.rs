@@ -160,6 +160,7 @@ pub fn demo(options: &DemoOptions) -> Result<Demo, Failure> {
             let _stops = StopsWith(run);
             let mut tally = Tally::default();
             line::run(
+                true,
                 |feeder| {
                     feeder.send(Input::Open(Lane::WHOLE, Box::new(pipeline)));
                     let sequence = feed_history(&mut history, feeder, run)?;

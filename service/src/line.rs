@@ -1,10 +1,11 @@
-//! The live line: the stages of [`Pipeline::process`](crate::pipeline::Pipeline::process), one
-//! thread each, joined by bounded channels.
+//! The live line: the stages of [`Pipeline::process`](crate::pipeline::Pipeline::process) behind bounded
+//! channels.
 //!
-//! Batch n is scored while batch n + 1 is featurised; each stage still sees every batch once and in
-//! order, so the fold is the same. A [`Lane`] is a fold of its own on the line. A [`Barrier`]
-//! travels between two batches and collects what each stage's state of its lane was there: that is
-//! a checkpoint, without stopping the line.
+//! Where there are cores to spare each stage has a thread, and batch n is scored while batch n + 1 is
+//! featurised; else one thread takes a batch through all of them, which spares it two waits for its turn. Either
+//! way each stage sees every batch once and in order, so the fold is the same. A [`Lane`] is a fold of its own
+//! on the line. A [`Barrier`] travels between two batches and collects what each stage's state of its
+//! lane was there: that is a checkpoint, without stopping the line.
 //!
 //! A thread that waits at one of these channels sleeps at once. One that spins and yields first, as they do
 //! elsewhere, wakes sooner on an idle machine; on a busy one the kernel takes a yield at its word, and
@@ -263,69 +264,80 @@ impl<T> Carried<T> {
     }
 }
 
-/// Runs `feed` into the stages and their outcome into `drain`, each on a thread of its own but
-/// `drain`, which runs here. Returns the pipeline's error, if a stage failed; `feed` and `drain`
-/// then see their channels close.
-pub fn run<F, D>(feed: F, drain: D) -> Result<(), Failure>
+/// Runs `feed` into the stages and their outcome into `drain`. `feed` has a thread of its own, so has the line or,
+/// if they go `apart`, each of its stages; `drain` runs here. Returns the pipeline's error, if a stage failed;
+/// `feed` and `drain` then see their channels close.
+pub fn run<F, D>(apart: bool, feed: F, drain: D) -> Result<(), Failure>
 where
     F: FnOnce(&Feeder) -> Result<(), Failure> + Send,
     D: FnOnce(&mut Outcomes) -> Result<(), Failure>,
 {
     let (feeder, events) = channel(CHANNEL_BATCHES_MAX);
-    let (to_score, featurised) = channel(CHANNEL_BATCHES_MAX);
-    let (to_judge, scored) = channel(CHANNEL_BATCHES_MAX);
     let (to_drain, outcomes) = channel(DECIDED_BATCHES_MAX);
+    let mut featurising = Stage {
+        lanes: BTreeMap::new(),
+        split: split_pipeline,
+        work: featurise,
+        renew: |(features, _): &mut SampledEngine, tables: &Tables| Ok(features.set_tables(tables)?),
+        cut: |(features, _): &SampledEngine, cut: Cut<'_>| match cut {
+            Cut::Checkpoint(barrier) => {
+                barrier.windows = Some(features.snapshot());
+                barrier.forgotten = features.forgotten();
+            }
+            Cut::Look(look) => look.windows = Some((features.view(), features.accepted())),
+        },
+    };
+    let mut scoring = Stage {
+        lanes: BTreeMap::new(),
+        split: |rest: (SlowModels, Judge)| rest,
+        work: score,
+        renew: |_: &mut SlowModels, _: &Tables| Ok(()),
+        cut: |(models, _): &SlowModels, cut: Cut<'_>| match cut {
+            Cut::Checkpoint(barrier) => {
+                barrier.champion = Some(models.champion().into());
+                barrier.models = Some(models.snapshots());
+            }
+            Cut::Look(look) => look.memories = models.memories(),
+        },
+    };
+    let mut judging = Stage {
+        lanes: BTreeMap::new(),
+        split: |judge: Judge| (judge, ()),
+        work: judge,
+        renew: Judge::set_tables,
+        cut: |_: &Judge, _: Cut<'_>| (),
+    };
     thread::scope(|scope| {
         let source = named(scope, "feed", move || feed(&Feeder(feeder)));
-        let featurise = named(scope, "features", move || {
-            stage(
-                events,
-                to_score,
-                split_pipeline,
-                featurise,
-                |(features, _), tables| Ok(features.set_tables(tables)?),
-                |(features, _), cut| match cut {
-                    Cut::Checkpoint(barrier) => {
-                        barrier.windows = Some(features.snapshot());
-                        barrier.forgotten = features.forgotten();
-                    }
-                    Cut::Look(look) => look.windows = Some((features.view(), features.accepted())),
-                },
-            )
-        });
-        let score = named(scope, "score", move || {
-            stage(
-                featurised,
-                to_judge,
-                |rest| rest,
-                score,
-                |_, _| Ok(()),
-                |(models, _), cut| match cut {
-                    Cut::Checkpoint(barrier) => {
-                        barrier.champion = Some(models.champion().into());
-                        barrier.models = Some(models.snapshots());
-                    }
-                    Cut::Look(look) => look.memories = models.memories(),
-                },
-            )
-        });
-        let judging = named(scope, "explain", move || {
-            stage(
-                scored,
-                to_drain,
-                |judge| (judge, ()),
-                judge,
-                Judge::set_tables,
-                |_, _| (),
-            )
-        });
+        let stages = match apart {
+            false => vec![named(scope, "line", move || {
+                serve(events, to_drain, |flow| {
+                    judging.pass(scoring.pass(featurising.pass(flow)?)?)
+                })
+            })],
+            true => {
+                let (to_score, featurised) = channel(CHANNEL_BATCHES_MAX);
+                let (to_judge, scored) = channel(CHANNEL_BATCHES_MAX);
+                vec![
+                    named(scope, "features", move || {
+                        serve(events, to_score, |flow| featurising.pass(flow))
+                    }),
+                    named(scope, "score", move || {
+                        serve(featurised, to_judge, |flow| scoring.pass(flow))
+                    }),
+                    named(scope, "explain", move || {
+                        serve(scored, to_drain, |flow| judging.pass(flow))
+                    }),
+                ]
+            }
+        };
         let drained = Outcomes::of(outcomes).and_then(|mut outcomes| drain(&mut outcomes));
         let failed = |e: PipelineError| {
             Failure::new("pipeline", e.to_string())
                 .cure("this is a fault of the program or of a folder changed under it; the input is untouched")
         };
         let fed = source.join().unwrap_or_else(|panic| resume_unwind(panic));
-        for stage in [featurise, score, judging] {
+        for stage in stages {
             stage
                 .join()
                 .unwrap_or_else(|panic| resume_unwind(panic))
@@ -457,56 +469,73 @@ fn outcome(flow: Flow<(), Box<Decided>>) -> Option<Outcome> {
     }
 }
 
-/// Runs one stage, with a state `S` for each lane, until its input ends or its output is no longer
-/// wanted.
-fn stage<S, P, R, I, O>(
-    mut input: Receiver<Flow<P, I>>,
-    output: Sender<Flow<R, O>>,
-    split: impl Fn(P) -> (S, R),
-    work: impl Fn(Carried<I>, &mut S) -> Result<Carried<O>, PipelineError>,
-    renew: impl Fn(&mut S, &Tables) -> Result<(), PipelineError>,
-    cut: impl Fn(&S, Cut<'_>),
-) -> Result<(), PipelineError> {
-    let mut lanes: BTreeMap<Lane, S> = BTreeMap::new();
-    while let Some(flow) = input.blocking_recv() {
-        let flow = match flow {
+/// A stage, with a state `S` for each lane.
+struct Stage<S, Split, Make, Renew, See> {
+    lanes: BTreeMap<Lane, S>,
+    /// What a stage keeps of a lane's pipeline, and what it leaves to the next ones.
+    split: Split,
+    work: Make,
+    renew: Renew,
+    cut: See,
+}
+
+impl<S, Split, Make, Renew, See> Stage<S, Split, Make, Renew, See> {
+    /// Does its part of what comes, in order.
+    fn pass<P, R, I, O>(&mut self, flow: Flow<P, I>) -> Result<Flow<R, O>, PipelineError>
+    where
+        Split: Fn(P) -> (S, R),
+        Make: Fn(Carried<I>, &mut S) -> Result<Carried<O>, PipelineError>,
+        Renew: Fn(&mut S, &Tables) -> Result<(), PipelineError>,
+        See: Fn(&S, Cut<'_>),
+    {
+        Ok(match flow {
             Flow::Open(lane, pipeline) => {
-                let (own, rest) = split(pipeline);
-                lanes.insert(lane, own);
+                let (own, rest) = (self.split)(pipeline);
+                self.lanes.insert(lane, own);
                 Flow::Open(lane, rest)
             }
             Flow::Close(lane) => {
-                lanes.remove(&lane);
+                self.lanes.remove(&lane);
                 Flow::Close(lane)
             }
             Flow::Batch(carried) => {
-                let state = lanes
+                let state = (self.lanes)
                     .get_mut(&carried.lane)
                     .expect("a batch comes after its lane was opened");
-                Flow::Batch(Box::new(work(*carried, state)?))
+                Flow::Batch(Box::new((self.work)(*carried, state)?))
             }
             Flow::Rejected(letters) => Flow::Rejected(letters),
             Flow::Mark(offsets) => Flow::Mark(offsets),
             Flow::Tables(lane, tables) => {
-                if let Some(state) = lanes.get_mut(&lane) {
-                    renew(state, &tables)?;
+                if let Some(state) = self.lanes.get_mut(&lane) {
+                    (self.renew)(state, &tables)?;
                 }
                 Flow::Tables(lane, tables)
             }
             Flow::Barrier(mut barrier) => {
-                if let Some(state) = lanes.get(&barrier.lane) {
-                    cut(state, Cut::Checkpoint(&mut barrier));
+                if let Some(state) = self.lanes.get(&barrier.lane) {
+                    (self.cut)(state, Cut::Checkpoint(&mut barrier));
                 }
                 Flow::Barrier(barrier)
             }
             Flow::Look(mut look) => {
-                if let Some(state) = lanes.get(&look.lane) {
-                    cut(state, Cut::Look(&mut look));
+                if let Some(state) = self.lanes.get(&look.lane) {
+                    (self.cut)(state, Cut::Look(&mut look));
                 }
                 Flow::Look(look)
             }
-        };
-        if output.blocking_send(flow).is_err() {
+        })
+    }
+}
+
+/// Passes what comes through `pass` until it ends, or what it gives is no longer wanted.
+fn serve<P, R, I, O>(
+    mut input: Receiver<Flow<P, I>>,
+    output: Sender<Flow<R, O>>,
+    mut pass: impl FnMut(Flow<P, I>) -> Result<Flow<R, O>, PipelineError>,
+) -> Result<(), PipelineError> {
+    while let Some(flow) = input.blocking_recv() {
+        if output.blocking_send(pass(flow)?).is_err() {
             break;
         }
     }

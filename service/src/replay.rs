@@ -13,7 +13,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use object_store::local::LocalFileSystem;
 use sanderling_ingest::{
     FileOptions, FileSource, IngestError, KafkaTrouble, LabelFileSpec, Position,
 };
@@ -95,11 +94,7 @@ pub fn replay(folder: &PipelineFolder, options: &ReplayOptions) -> Result<Summar
 
     let state = options.out.join("state");
     std::fs::create_dir_all(&state).map_err(|e| io_failure(&state, "make the state folder", &e))?;
-    // Without it every dropped checkpoint would leave its empty folder to be listed for ever.
-    let local = LocalFileSystem::new_with_prefix(&state)
-        .map(|store| store.with_automatic_cleanup(true))
-        .map_err(|e| Failure::new("checkpoint", e.to_string()).in_file(&state))?;
-    let store = CheckpointStore::new(Arc::new(local), &folder.name)?;
+    let store = CheckpointStore::local(&state, &folder.name)?;
     // A replay that has reached its end has nothing to go on from: it is done again.
     let (parts, mut tally) = match options.resume && OutFolder::has_parts(&options.out) {
         false => {
@@ -125,6 +120,7 @@ pub fn replay(folder: &PipelineFolder, options: &ReplayOptions) -> Result<Summar
     }
     let started = Instant::now();
     line::run(
+        true,
         |feeder| {
             for (lane, pipeline) in lanes.into_iter().zip(pipelines) {
                 feeder.send(Input::Open(Lane(lane), Box::new(pipeline)));
@@ -247,7 +243,7 @@ fn checkpoint(
     versions: &sanderling_schemas::Versions,
     progress: &ReplayProgress,
 ) -> Result<(), Failure> {
-    let (Some(windows), Some(models)) = (&barrier.windows, &barrier.models) else {
+    let (Some(windows), Some(models)) = (barrier.windows, barrier.models) else {
         return Err(Failure::new(
             "checkpoint",
             "a stage let a barrier pass without its state",
@@ -261,7 +257,7 @@ fn checkpoint(
             .map_err(|e| Failure::new("checkpoint", e.to_string()))?,
         files: Default::default(),
     };
-    store.write(windows, models, manifest).map(drop)
+    store.write(windows, models, manifest, &|_| ()).map(drop)
 }
 
 /// Puts a checkpoint's state in place; returns what the replay kept beside it.

@@ -21,13 +21,12 @@ mod take_over;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
-use object_store::local::LocalFileSystem;
 use sanderling_ingest::{KafkaOptions, KafkaSource, OffsetReset, TopicPartition};
 use sanderling_schemas::Partition;
 
@@ -58,6 +57,10 @@ pub use parity::Sampler;
 const GHOST_WITHIN: Duration = Duration::from_secs(40);
 /// What a transaction's commit takes before any was measured.
 const COMMIT_GUESS: Duration = Duration::from_millis(10);
+
+/// Cores of a machine on which the stages of the line have threads of their own. On one of two cores that it shared with
+/// the broker, the slowest hundredth of decisions came a third later that way.
+const CORES_TO_SPARE: usize = 4;
 
 /// How to serve.
 pub struct RunOptions {
@@ -91,6 +94,8 @@ struct Service<'a> {
     tables: LiveTables,
     /// A checkpoint is being taken.
     writing: AtomicBool,
+    /// Checkpoints that someone waits for.
+    waited_for: AtomicU32,
     drill: Drill,
     stop: Arc<AtomicBool>,
 }
@@ -147,6 +152,7 @@ pub fn run(folder: &PipelineFolder, options: &RunOptions) -> Result<Summary, Fai
         ),
         tables: LiveTables::of(folder)?,
         writing: AtomicBool::new(false),
+        waited_for: AtomicU32::new(0),
         drill: Drill::of(&settings.drill),
         stop,
     };
@@ -165,6 +171,7 @@ pub fn run(folder: &PipelineFolder, options: &RunOptions) -> Result<Summary, Fai
         // What an earlier instance left open is settled before anyone asks what was committed.
         let (settle, settled) = bounded(1);
         line::run(
+            thread::available_parallelism().map_or(1, usize::from) >= CORES_TO_SPARE,
             |feeder| {
                 let open = Arc::new(feeder.clone());
                 looked_at.fed_by(Arc::downgrade(&open));
@@ -361,14 +368,11 @@ impl Service<'_> {
 
     /// The checkpoints of a lane.
     fn store(&self, lane: Lane) -> Result<CheckpointStore, Failure> {
-        let local = LocalFileSystem::new_with_prefix(&self.state)
-            .map(|store| store.with_automatic_cleanup(true))
-            .map_err(|e| Failure::new("checkpoint", e.to_string()).in_file(&self.state))?;
         let prefix = match lane {
             Lane(None) => self.folder.name.clone(),
             Lane(Some(partition)) => format!("{}/lane-{partition}", self.folder.name),
         };
-        CheckpointStore::new(Arc::new(local), &prefix)
+        CheckpointStore::local(&self.state, &prefix)
     }
 }
 

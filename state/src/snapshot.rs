@@ -3,6 +3,9 @@
 //! The file is one Arrow IPC stream of `{section: Utf8, page: UInt32, bytes: LargeBinary}`, followed
 //! by the SHA-256 of all of it. Readers of Arrow stop at the end of the stream and never see the
 //! digest; [`Restored`] checks it before it looks at anything else.
+//!
+//! A page that a snapshot holds is copied when the fold next writes to it. So a snapshot that is written lets
+//! go of each page as soon as its bytes are out.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -12,7 +15,7 @@ use arrow::array::{
     Array, AsArray, LargeBinaryArray, LargeBinaryBuilder, RecordBatch, StringBuilder, UInt32Builder,
 };
 use arrow::buffer::Buffer;
-use arrow::datatypes::{DataType, Field, Schema, UInt32Type};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type};
 use arrow::ipc::reader::StreamDecoder;
 use arrow::ipc::writer::StreamWriter;
 use sha2::{Digest, Sha256};
@@ -20,7 +23,7 @@ use sha2::{Digest, Sha256};
 use crate::{Persist, StateError};
 
 /// Bytes of pages that are gathered before a record batch is written.
-const BATCH_BYTES: usize = 8 << 20;
+const BATCH_BYTES: usize = 1 << 20;
 const DIGEST_BYTES: usize = 32;
 
 /// A page of state as a snapshot sees it.
@@ -59,66 +62,86 @@ impl Snapshot {
         self.add(name, vec![Arc::new(Single(value))]);
     }
 
-    /// Writes the snapshot as Arrow IPC and its digest.
+    /// Writes the snapshot as Arrow IPC and its digest. Returns the SHA-256 of the whole file.
     ///
     /// # Errors
     /// Whatever writing meets.
-    pub fn write_arrow(&self, out: impl Write) -> Result<(), StateError> {
-        let schema = Arc::new(Schema::new(vec![
-            Field::new("section", DataType::Utf8, false),
-            Field::new("page", DataType::UInt32, false),
-            Field::new("bytes", DataType::LargeBinary, false),
-        ]));
+    pub fn write_arrow(self, out: impl Write) -> Result<[u8; DIGEST_BYTES], StateError> {
         let hashing = Hashing {
             out,
             digest: Sha256::new(),
         };
-        let mut writer = StreamWriter::try_new(hashing, &schema)?;
-        let mut names = StringBuilder::new();
-        let mut numbers = UInt32Builder::new();
-        let mut bytes = LargeBinaryBuilder::new();
+        let mut gathered = Gathered::default();
+        let mut writer = StreamWriter::try_new(hashing, &gathered.schema)?;
         let mut buffer = Vec::new();
-        let mut gathered = 0;
-        for (name, pages) in &self.sections {
+        for (name, pages) in self.sections {
             // An empty section is one row without bytes and with the page number that no page has.
             if pages.is_empty() {
-                names.append_value(name);
-                numbers.append_value(u32::MAX);
-                bytes.append_value([]);
+                gathered.add(&name, u32::MAX, &[]);
             }
-            for (number, page) in pages.iter().enumerate() {
+            for (number, page) in pages.into_iter().enumerate() {
                 buffer.clear();
                 page.write(&mut buffer);
-                names.append_value(name);
-                numbers.append_value(number as u32);
-                bytes.append_value(&buffer);
-                gathered += buffer.len();
-                if gathered >= BATCH_BYTES {
-                    gathered = 0;
-                    writer.write(&RecordBatch::try_new(
-                        schema.clone(),
-                        vec![
-                            Arc::new(names.finish()),
-                            Arc::new(numbers.finish()),
-                            Arc::new(bytes.finish()),
-                        ],
-                    )?)?;
+                drop(page);
+                gathered.add(&name, number as u32, &buffer);
+                if gathered.is_full() {
+                    writer.write(&gathered.take()?)?;
                 }
             }
         }
-        writer.write(&RecordBatch::try_new(
-            schema.clone(),
-            vec![
-                Arc::new(names.finish()),
-                Arc::new(numbers.finish()),
-                Arc::new(bytes.finish()),
-            ],
-        )?)?;
+        writer.write(&gathered.take()?)?;
         writer.finish()?;
         let Hashing { mut out, digest } = writer.into_inner()?;
-        out.write_all(&digest.finalize())?;
+        let of_stream = digest.clone().finalize();
+        out.write_all(&of_stream)?;
         out.flush()?;
-        Ok(())
+        Ok(digest.chain_update(of_stream).finalize().into())
+    }
+}
+
+/// Rows of a snapshot's file that are still to be written.
+struct Gathered {
+    schema: SchemaRef,
+    names: StringBuilder,
+    numbers: UInt32Builder,
+    bytes: LargeBinaryBuilder,
+}
+
+impl Default for Gathered {
+    fn default() -> Self {
+        Self {
+            schema: Arc::new(Schema::new(vec![
+                Field::new("section", DataType::Utf8, false),
+                Field::new("page", DataType::UInt32, false),
+                Field::new("bytes", DataType::LargeBinary, false),
+            ])),
+            names: StringBuilder::new(),
+            numbers: UInt32Builder::new(),
+            bytes: LargeBinaryBuilder::new(),
+        }
+    }
+}
+
+impl Gathered {
+    fn add(&mut self, name: &str, number: u32, bytes: &[u8]) {
+        self.names.append_value(name);
+        self.numbers.append_value(number);
+        self.bytes.append_value(bytes);
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes.values_slice().len() >= BATCH_BYTES
+    }
+
+    fn take(&mut self) -> Result<RecordBatch, StateError> {
+        Ok(RecordBatch::try_new(
+            self.schema.clone(),
+            vec![
+                Arc::new(self.names.finish()),
+                Arc::new(self.numbers.finish()),
+                Arc::new(self.bytes.finish()),
+            ],
+        )?)
     }
 }
 
@@ -144,6 +167,7 @@ impl<W: Write> Write for Hashing<W> {
 #[derive(Debug, Default)]
 pub struct Restored {
     sections: BTreeMap<String, Section>,
+    sha256: [u8; DIGEST_BYTES],
 }
 
 /// The pages of one section, in order.
@@ -197,15 +221,27 @@ impl Restored {
     pub fn read_arrow(mut input: impl Read) -> Result<Self, StateError> {
         let mut file = Vec::new();
         input.read_to_end(&mut file)?;
+        Self::of_file(Buffer::from_vec(file))
+    }
+
+    /// The same of a whole file in memory, which what is read goes on to share.
+    ///
+    /// # Errors
+    /// [`StateError::Damaged`] when a byte is missing or changed.
+    pub fn of_file(file: Buffer) -> Result<Self, StateError> {
         let Some(end) = file.len().checked_sub(DIGEST_BYTES) else {
             return Err(StateError::Damaged("too short".into()));
         };
-        if Sha256::digest(&file[..end]).as_slice() != &file[end..] {
+        let digest = Sha256::new_with_prefix(&file[..end]);
+        if digest.clone().finalize().as_slice() != &file[end..] {
             return Err(StateError::Damaged("checksum differs".into()));
         }
-        let mut buffer = Buffer::from_vec(file).slice_with_length(0, end);
+        let mut restored = Restored {
+            sha256: digest.chain_update(&file[end..]).finalize().into(),
+            ..Self::default()
+        };
+        let mut buffer = file.slice_with_length(0, end);
         let mut decoder = StreamDecoder::new();
-        let mut restored = Restored::default();
         while let Some(batch) = decoder.decode(&mut buffer)? {
             restored.add(&batch)?;
         }
@@ -256,6 +292,11 @@ impl Restored {
             .ok_or_else(|| StateError::MissingSection(name.to_string()))
     }
 
+    /// SHA-256 of the file.
+    pub fn sha256(&self) -> &[u8; DIGEST_BYTES] {
+        &self.sha256
+    }
+
     /// Names of the sections, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.sections.keys().map(String::as_str)
@@ -272,13 +313,15 @@ mod tests {
         snapshot.add("none", Vec::new());
         snapshot.add_value("list", vec![1i64, 2, 3]);
         let mut file = Vec::new();
-        snapshot.write_arrow(&mut file).unwrap();
+        let sha256 = snapshot.write_arrow(&mut file).unwrap();
+        assert_eq!(Sha256::digest(&file).as_slice(), sha256);
         file
     }
 
     #[test]
     fn sections_come_back() {
         let restored = Restored::read_arrow(file().as_slice()).unwrap();
+        assert_eq!(Sha256::digest(file()).as_slice(), restored.sha256());
         assert_eq!(
             restored.section("count").unwrap().value::<u64>().unwrap(),
             7

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -21,6 +22,10 @@ use crate::line::{Barrier, Lane, Next, Outcome, Outcomes};
 use crate::replay::input_failure;
 use crate::tally::Tally;
 use crate::telemetry::{Awaited, Stage, TransactionEnd};
+
+/// How many times longer than it took to write a part of a checkpoint its writer rests after it, so that the
+/// line has the cores. Whoever waits for a checkpoint is spared that.
+const RESTS: u32 = 2;
 
 impl Service<'_> {
     /// Sends what comes out of the line until it ends. Barriers with state go to `checkpoints`.
@@ -62,8 +67,11 @@ impl Service<'_> {
                 Next::Outcome(Outcome::Barrier(barrier)) => {
                     // Who waits for a cut gives something up, and nothing may be open by then.
                     let now = barrier.passed.is_some();
+                    let is_written = barrier.windows.is_some();
                     cuts.push_back((sink.point(), barrier));
                     if now {
+                        self.waited_for
+                            .fetch_add(u32::from(is_written), Ordering::AcqRel);
                         self.settle(&mut sink, &mut awaited, true)?;
                         pass_on(&mut cuts, &sink, checkpoints, true)?;
                     }
@@ -138,6 +146,7 @@ impl Service<'_> {
             order_from = self.order_ends();
             self.writing.store(false, Ordering::Release);
             if let Some(passed) = passed {
+                self.waited_for.fetch_sub(1, Ordering::AcqRel);
                 let _ = passed.send(());
             }
         }
@@ -149,7 +158,7 @@ impl Service<'_> {
         versions: &Versions,
         order_from: &Offsets,
     ) -> Result<u64, Failure> {
-        let (Some(windows), Some(models)) = (&barrier.windows, &barrier.models) else {
+        let (Some(windows), Some(models)) = (barrier.windows, barrier.models) else {
             return Err(Failure::new(
                 "checkpoint",
                 "a stage let a barrier pass without its state",
@@ -172,7 +181,12 @@ impl Service<'_> {
                 .map_err(|e| Failure::new("checkpoint", e.to_string()))?,
             files: Default::default(),
         };
-        self.store(barrier.lane)?.write(windows, models, manifest)
+        let rest = |took: Duration| {
+            if self.waited_for.load(Ordering::Acquire) == 0 {
+                thread::sleep(took * RESTS);
+            }
+        };
+        (self.store(barrier.lane)?).write(windows, models, manifest, &rest)
     }
 
     /// Where the order log ends now; nowhere if there is none.

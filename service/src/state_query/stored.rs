@@ -1,10 +1,8 @@
 //! A state as a checkpoint holds it.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::SystemTime;
 
-use object_store::local::LocalFileSystem;
 use sanderling_scoring::Scorer;
 
 use super::{About, Answer, LaneView, QueryOptions, lane_of, run};
@@ -110,8 +108,7 @@ fn store(place: &Path) -> Result<CheckpointStore, Failure> {
     let (Some(root), Some(name)) = (place.parent(), place.file_name()) else {
         return Err(nothing(place));
     };
-    let local = LocalFileSystem::new_with_prefix(root).map_err(|_| nothing(place))?;
-    CheckpointStore::new(Arc::new(local), &name.to_string_lossy())
+    CheckpointStore::local(root, &name.to_string_lossy()).map_err(|_| nothing(place))
 }
 
 fn view(

@@ -10,7 +10,6 @@ mod topics;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sanderling_ingest::{

@@ -66,7 +66,8 @@ pub(crate) struct Memory {
 }
 
 impl Persist for Memory {
-    const PAGE_VALUES: usize = 16;
+    /// Each is some kilobytes, and the first event of any after a snapshot copies the page.
+    const PAGE_VALUES: usize = 4;
 
     fn write(&self, out: &mut Vec<u8>) {
         self.last_us.write(out);

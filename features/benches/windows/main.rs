@@ -18,6 +18,7 @@ mod stream;
 use std::hint::black_box;
 use std::time::Instant;
 
+use arrow::buffer::Buffer;
 use sanderling_features::FeatureEngine;
 use sanderling_schemas::EventBatch;
 use sanderling_state::Restored;
@@ -345,13 +346,13 @@ fn memory() {
         let snapshot = snapshot.take().expect("it was just taken");
         snapshot.write_arrow(&mut bytes).expect("memory takes it");
     });
+    let megabytes = bytes.len() >> 20;
     let restored = seconds(|| {
-        let restored = Restored::read_arrow(bytes.as_slice()).expect("it was just written");
+        let restored = Restored::of_file(Buffer::from_vec(bytes)).expect("it was just written");
         engine.restore(restored).expect("it is of these features");
     });
     println!(
-        "-- checkpoint: pause {:.1} ms, written in {written:.1} s, {} MB, restored in {restored:.1} s",
+        "-- checkpoint: pause {:.1} ms, written in {written:.1} s, {megabytes} MB, restored in {restored:.1} s",
         pause * 1e3,
-        bytes.len() >> 20,
     );
 }

@@ -14,7 +14,7 @@ use sanderling_schemas::{Offsets, Versions};
 
 use super::Service;
 use super::lanes::LanePosition;
-use super::priority::yield_to_others;
+use super::priority::run_when_idle;
 use crate::checkpoint::CheckpointManifest;
 use crate::failure::Failure;
 use crate::kafka::{KafkaSink, Point};
@@ -114,7 +114,7 @@ impl Service<'_> {
 
     /// Writes checkpoints as they come, on a thread of its own, and tells who waits for one.
     pub fn write_checkpoints(&self, barriers: &Receiver<Barrier>, versions: &Versions) {
-        yield_to_others();
+        run_when_idle();
         // Where the order log ended before the last checkpoint began: what comes after the next
         // one is certainly not before that.
         let mut order_from = self.order_ends();

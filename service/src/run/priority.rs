@@ -9,3 +9,18 @@ pub fn yield_to_others() {
         tracing::debug!(error = %std::io::Error::last_os_error(), "a thread in the background stays at full priority");
     }
 }
+
+/// Has this thread run only where a core has nothing else to do, on Linux: there even a thread of low priority
+/// keeps one that wakes waiting for some milliseconds.
+pub fn run_when_idle() {
+    yield_to_others();
+    #[cfg(target_os = "linux")]
+    {
+        let priority = libc::sched_param { sched_priority: 0 };
+        // SAFETY: the place is valid for the call. 0 names the calling thread alone.
+        let done = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &priority) };
+        if done != 0 {
+            tracing::debug!(error = %std::io::Error::last_os_error(), "a thread does not wait for a core to be idle");
+        }
+    }
+}

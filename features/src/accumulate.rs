@@ -17,8 +17,8 @@ use datafusion::scalar::ScalarValue;
 
 use crate::FeatureError;
 use crate::columns::is_of_values;
-use crate::groups::type_of;
-use crate::plan::Plan;
+
+use crate::plan::{Plan, type_of};
 use crate::windows::{FrameFunction, Kept, WindowCall, kept_as};
 
 /// An aggregate over frames.

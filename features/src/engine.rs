@@ -1,31 +1,30 @@
 //! The feature engine: one fold step from events to feature rows.
 
+mod snapshot;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array};
-use arrow::datatypes::{Field, Schema, SchemaRef, TimestampMicrosecondType};
-use datafusion::logical_expr::Expr;
-use datafusion::physical_expr::PhysicalExpr;
-use sanderling_schemas::{
-    EventBatch, FeatureBatch, FeatureField, FeatureSchema, LateRows, Relation, TooLate,
-};
+use arrow::array::{AsArray, RecordBatch, UInt32Array};
+use arrow::compute::take_record_batch;
+use arrow::datatypes::{Schema, TimestampMicrosecondType};
+use sanderling_schemas::{EventBatch, FeatureBatch, FeatureSchema, LateRows, Relation, TooLate};
+use sanderling_state::Threads;
 use sanderling_state::window::Footprint;
-use sanderling_state::{KeyIndex, Restored, Snapshot, StateError, Threads};
 use sha2::{Digest, Sha256};
 
 use crate::catalog::{Catalog, Table};
 use crate::clock::Clock;
-use crate::groups::{GroupOutput, GroupRows, WindowGroup, take_rows};
-use crate::keys::{KeyEncoder, Keys};
+use crate::entities::EntityKeys;
+use crate::groups::{GroupOutput, GroupRows, WindowGroup};
 use crate::labels::{Joined, LabelJoin};
 use crate::lateness::Lateness;
 use crate::layers::Layers;
+use crate::outputs::Outputs;
 use crate::parity::{ParityCheck, ParitySample};
-use crate::plan::{Plan, window_of};
-use crate::program::Program;
+use crate::plan::Plan;
 use crate::table_index::TableJoins;
-use crate::view::{EngineView, KeyTable};
+use crate::view::EngineView;
 use crate::{FeatureError, LabelCounts};
 
 /// SQL compiled over a relation, and all that its windows remember.
@@ -54,23 +53,6 @@ struct Sampled {
     input: RecordBatch,
     /// Which rows entered the windows.
     enters: Vec<bool>,
-}
-
-/// One entity's keys.
-pub(crate) struct EntityKeys {
-    column: usize,
-    encoder: KeyEncoder,
-    pub(crate) index: KeyIndex,
-}
-
-/// The expressions of the SELECT list over event columns and window results.
-struct Outputs {
-    /// Columns of the row that are read.
-    base: Vec<usize>,
-    windows: usize,
-    input: SchemaRef,
-    program: Program,
-    schema: SchemaRef,
 }
 
 impl FeatureEngine {
@@ -137,44 +119,18 @@ impl FeatureEngine {
         catalog: &Catalog,
     ) -> Result<Self, FeatureError> {
         let plan = Plan::new(sql, &relation.schema, catalog)?;
-        let entities =
-            (relation.entities.iter())
-                .map(|entity| {
-                    let column = relation.schema.index_of(&entity.key).map_err(|_| {
-                        FeatureError::Relation {
-                            column: entity.key.clone(),
-                            role: format!("the key of the entity `{}`", entity.name),
-                        }
-                    })?;
-                    let data_type = relation.schema.field(column).data_type().clone();
-                    let encoder = KeyEncoder::new(&[data_type])?;
-                    Ok(EntityKeys {
-                        column,
-                        encoder,
-                        index: KeyIndex::default(),
-                    })
-                })
-                .collect::<Result<Vec<_>, FeatureError>>()?;
+        let entities = EntityKeys::all(&relation)?;
         let labels = LabelJoin::of(&relation, plan.key_columns(&relation))?;
         let layers = Layers::new(&plan, &relation.schema)?;
         let groups = WindowGroup::of(&plan, &relation, layers.schema())?;
         let outputs = Outputs::of(&plan, layers.schema())?;
         let calls = groups.iter().map(|group| group.calls().clone()).collect();
         let parity = ParityCheck::new(calls, relation.lateness_us, outputs.again(&plan)?);
-        let fields = (plan.outputs.iter().zip(outputs.schema.fields()))
-            .map(|(output, field)| {
-                let (entity, from_label) = lineage(&output.expr, &plan, &relation);
-                FeatureField {
-                    name: output.name.clone(),
-                    data_type: field.data_type().clone(),
-                    entity,
-                    from_label,
-                }
-            })
-            .collect();
-        let hash = hex::encode(Sha256::digest(sql)).into();
         Ok(FeatureEngine {
-            schema: FeatureSchema { fields, hash },
+            schema: FeatureSchema {
+                fields: outputs.fields(&plan, &relation),
+                hash: hex::encode(Sha256::digest(sql)).into(),
+            },
             scored: relation
                 .streams
                 .iter()
@@ -264,14 +220,14 @@ impl FeatureEngine {
                 None => return Ok(None),
             }
         }
-        let (last, base) = (batch.features.num_rows() - 1, self.outputs.base.len());
+        let last = batch.features.num_rows() - 1;
         Ok(Some(ParitySample {
             event: batch.events.ids[row].clone(),
             check: self.parity.clone(),
             time_us: batch.events.event_times_us()[row],
             keys,
             input: sampled.input.slice(last, 1),
-            results: (base..base + self.outputs.windows).collect(),
+            results: self.outputs.results().collect(),
             features: batch.features.slice(last, 1),
         }))
     }
@@ -384,8 +340,8 @@ impl FeatureEngine {
             .iter()
             .map(|pick| batch.scored[*pick as usize])
             .collect();
-        let columns = take_rows(batch.events.rows.columns(), &UInt32Array::from(rows))?;
-        self.unseen(&RecordBatch::try_new(batch.events.rows.schema(), columns)?)
+        let rows = take_record_batch(&batch.events.rows, &UInt32Array::from(rows))?;
+        self.unseen(&rows)
     }
 
     /// The features that rows of the relation would have if each were the first of all its keys.
@@ -452,12 +408,8 @@ impl FeatureEngine {
     /// [`FeatureError::Arrow`] for a key whose type has no row format, which the engine itself would
     /// have refused.
     pub fn view(&self) -> Result<EngineView, FeatureError> {
-        let entities = (self.entities.iter().zip(&self.relation.entities))
-            .map(|(keys, entity)| {
-                let data_type = self.relation.schema.field(keys.column).data_type();
-                let field = Field::new(&entity.key, data_type.clone(), true);
-                Ok(Arc::new(KeyTable::new(vec![field], keys.index.known())?))
-            })
+        let entities = (self.entities.iter())
+            .map(|keys| Ok(Arc::new(keys.view(&self.relation)?)))
             .collect::<Result<Vec<_>, FeatureError>>()?;
         let clock_us = self.clock.now_us();
         let windows = (self.groups.iter())
@@ -470,88 +422,6 @@ impl FeatureEngine {
     /// back since the engine began.
     pub fn forgotten(&self) -> u64 {
         self.groups.iter().map(WindowGroup::forgotten).sum()
-    }
-
-    /// All that the fold has come to, by reference.
-    pub fn snapshot(&self) -> Snapshot {
-        let mut snapshot = Snapshot::default();
-        snapshot.add_value("shape", self.shape());
-        snapshot.add_value("relation", self.relation_shape());
-        snapshot.add_value("accepted", self.accepted);
-        self.clock.snapshot("clock", &mut snapshot);
-        for (number, entity) in self.entities.iter().enumerate() {
-            entity
-                .index
-                .snapshot(&format!("entity-{number}"), &mut snapshot);
-        }
-        for (number, group) in self.groups.iter().enumerate() {
-            group.snapshot(&format!("window-{number}"), &mut snapshot);
-        }
-        if let Some(labels) = &self.labels {
-            labels.snapshot("labels", &mut snapshot);
-        }
-        snapshot
-    }
-
-    /// Goes on from a snapshot of an engine with the same SQL over the same relation.
-    ///
-    /// # Errors
-    /// [`FeatureError::State`] when it is damaged or of another engine.
-    pub fn restore(&mut self, restored: Restored) -> Result<(), FeatureError> {
-        if restored.section("shape")?.value::<String>()? != self.shape() {
-            return Err(StateError::Mismatch("it is of other features".into()).into());
-        }
-        // Snapshots of before this was told have none.
-        self.accepted = match restored.section("accepted") {
-            Ok(section) => section.value()?,
-            Err(_) => 0,
-        };
-        self.clock = Clock::restore("clock", &restored)?;
-        for (number, entity) in self.entities.iter_mut().enumerate() {
-            entity.index = KeyIndex::restore(restored.section(&format!("entity-{number}"))?)?;
-        }
-        for (number, group) in self.groups.iter_mut().enumerate() {
-            group.restore(&format!("window-{number}"), &restored)?;
-        }
-        if let Some(labels) = &mut self.labels {
-            labels.restore("labels", &restored)?;
-        }
-        Ok(())
-    }
-
-    /// A digest of what gives the state its meaning.
-    fn shape(&self) -> String {
-        let columns: Vec<_> = (self.layers.schema().fields().iter())
-            .map(|field| format!("{} {}", field.name(), field.data_type()))
-            .collect();
-        let (hash, relation) = (&self.schema.hash, self.described_relation());
-        hex::encode(Sha256::digest(format!("{hash} {columns:?} {relation}")))
-    }
-
-    /// A digest of what gives the state its meaning, but for the SQL.
-    pub(crate) fn relation_shape(&self) -> String {
-        hex::encode(Sha256::digest(self.described_relation()))
-    }
-
-    fn described_relation(&self) -> String {
-        let relation = &self.relation;
-        let columns: Vec<_> = (relation.schema.fields().iter())
-            .map(|field| format!("{} {}", field.name(), field.data_type()))
-            .collect();
-        let described = format!(
-            "{columns:?} {:?} {:?} {:?} {:?} {} {:?}",
-            relation.streams,
-            relation.id,
-            relation.entities,
-            relation.labels,
-            relation.lateness_us,
-            relation.late_rows
-        );
-        // Without a cap it is what it was before there were any.
-        match relation.rows_per_key_max {
-            None => described,
-            Some(rows) => format!("{described} {rows}"),
-        }
     }
 
     /// Refuses a batch of another relation.
@@ -634,116 +504,8 @@ impl FeatureEngine {
         picked: Option<&[u32]>,
         results: Vec<GroupOutput>,
     ) -> Result<(RecordBatch, RecordBatch), FeatureError> {
-        let outputs = &self.outputs;
-        let mut columns: Vec<ArrayRef> = outputs
-            .base
-            .iter()
-            .map(|at| rows.column(*at).clone())
-            .collect();
-        if let Some(picked) = picked {
-            columns = take_rows(&columns, &UInt32Array::from(picked.to_vec()))?;
-        }
-        let count = picked.map_or(rows.num_rows(), <[u32]>::len);
-        let mut windows: Vec<Option<ArrayRef>> = vec![None; outputs.windows];
-        for (group, result) in self.groups.iter().zip(results) {
-            for (window, column) in group.windows().iter().zip(result.columns) {
-                windows[*window] = Some(column);
-            }
-        }
-        columns.extend(windows.into_iter().flatten());
-        let options = RecordBatchOptions::new().with_row_count(Some(count));
-        let input = RecordBatch::try_new_with_options(outputs.input.clone(), columns, &options)?;
-        let features = RecordBatch::try_new_with_options(
-            outputs.schema.clone(),
-            outputs.program.run(&input)?,
-            &options,
-        )?;
-        Ok((features, input))
+        let results = (self.groups.iter().zip(results))
+            .flat_map(|(group, result)| group.windows().iter().copied().zip(result.columns));
+        self.outputs.evaluate(rows, picked, results)
     }
-}
-
-impl EntityKeys {
-    /// The keys of rows.
-    pub(crate) fn keys(&self, rows: &RecordBatch) -> Result<Keys, FeatureError> {
-        self.encoder
-            .keys(std::slice::from_ref(rows.column(self.column)))
-    }
-
-    /// The slots of the rows that enter and have the key.
-    fn slots(&mut self, rows: &RecordBatch, enters: &[bool]) -> Result<Vec<u32>, FeatureError> {
-        let column = rows.column(self.column);
-        let keys = self.encoder.keys(std::slice::from_ref(column))?;
-        let nulls = column.logical_nulls();
-        let valid = |row: usize| nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row));
-        Ok(self.index.slots_of(enters.len(), &|row, take| {
-            if enters[row] && valid(row) {
-                keys.with(row, take);
-            }
-        }))
-    }
-}
-
-impl Outputs {
-    fn of(plan: &Plan, row: &SchemaRef) -> Result<Self, FeatureError> {
-        let (base, input) = plan.output_schema(row);
-        let exprs = (plan.outputs.iter())
-            .map(|output| plan.compile(&output.expr, &input))
-            .collect::<Result<Vec<_>, _>>()?;
-        let fields = (plan.outputs.iter().zip(&exprs))
-            .map(|(output, expr)| {
-                let data_type = expr.data_type(&input).map_err(|e| FeatureError::sql(&e))?;
-                Ok(Field::new(&output.name, data_type, true))
-            })
-            .collect::<Result<Vec<_>, FeatureError>>()?;
-        let named = (exprs.into_iter().zip(&plan.outputs))
-            .map(|(expr, output)| (expr, output.name.clone()));
-        Ok(Outputs {
-            base,
-            windows: plan.windows.len(),
-            program: Program::new(named, &input),
-            input: Arc::new(input),
-            schema: Arc::new(Schema::new(fields)),
-        })
-    }
-}
-
-impl Outputs {
-    /// The SELECT list as DataFusion evaluates it: expression, name, and the windows that it reads.
-    fn again(&self, plan: &Plan) -> Result<Vec<ReadOutput>, FeatureError> {
-        (plan.outputs.iter())
-            .map(|output| {
-                let refs = output.expr.column_refs();
-                let windows = refs.iter().filter_map(|column| window_of(&column.name));
-                let windows = windows.collect();
-                Ok((
-                    plan.compile(&output.expr, &self.input)?,
-                    output.name.clone(),
-                    windows,
-                ))
-            })
-            .collect()
-    }
-}
-
-/// An expression of the SELECT list, its name, and the windows that it reads.
-type ReadOutput = (Arc<dyn PhysicalExpr>, String, Vec<usize>);
-
-/// The entity whose history an expression reads first, and whether it reads the label's value.
-fn lineage(expr: &Expr, plan: &Plan, relation: &Relation) -> (Option<usize>, bool) {
-    let value = relation.labels.as_ref().map(|labels| labels.value.as_str());
-    let reads_label = |expr: &Expr| {
-        expr.column_refs()
-            .iter()
-            .any(|c| Some(c.name.as_str()) == value)
-    };
-    let windows = plan.windows_of(expr);
-    let entity = windows.iter().find_map(|window| {
-        relation.entities.iter().position(|entity| {
-            let refs = |key: &Expr| key.column_refs().iter().any(|c| c.name == entity.key);
-            window.partition_by.iter().any(refs)
-        })
-    });
-    let from_label =
-        reads_label(expr) || (windows.iter()).any(|window| window.exprs().any(reads_label));
-    (entity, from_label)
 }

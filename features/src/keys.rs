@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringArray, UInt32Array};
+use arrow::compute::take_arrays;
 use arrow::datatypes::{DataType, Int64Type};
 use arrow::row::{RowConverter, Rows, SortField};
 
 use sanderling_state::StateError;
 
 use crate::FeatureError;
-use crate::groups::take_rows;
 
 /// Turns columns into one key a row. A single string is its own bytes, a single bigint its eight,
 /// and anything else the row format of Arrow; all tell apart what SQL tells apart.
@@ -90,7 +90,7 @@ impl KeyEncoder {
                         })
                     })
                     .collect();
-                take_rows(&columns, &picks)?
+                take_arrays(&columns, &picks, None)?
             }
         })
     }

@@ -11,7 +11,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchema, TableReference};
 use datafusion::datasource::empty::EmptyTable;
@@ -372,6 +372,14 @@ impl Plan {
             });
         joined.collect()
     }
+}
+
+/// Type of an expression over rows of a schema.
+pub(crate) fn type_of(
+    expr: &Arc<dyn PhysicalExpr>,
+    schema: &Schema,
+) -> Result<DataType, FeatureError> {
+    expr.data_type(schema).map_err(|e| FeatureError::sql(&e))
 }
 
 /// A planner that knows the relation, the tables and the functions.

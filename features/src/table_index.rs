@@ -13,10 +13,10 @@ use sanderling_state::KeyIndex;
 use crate::FeatureError;
 use crate::catalog::Table;
 use crate::columns::evaluate;
-use crate::groups::type_of;
+
 use crate::joins::LookupCall;
 use crate::keys::KeyEncoder;
-use crate::plan::Plan;
+use crate::plan::{Plan, type_of};
 
 /// Where the rows of a table stand.
 #[derive(Debug)]

@@ -17,8 +17,8 @@ use sanderling_schemas::relation::EVENT_TIME;
 use sanderling_state::window::{Frame, Function, Pair};
 
 use crate::FeatureError;
-use crate::groups::type_of;
-use crate::plan::{Plan, check_functions, check_volatility};
+
+use crate::plan::{Plan, check_functions, check_volatility, type_of};
 
 const FRAME: &str = "RANGE BETWEEN INTERVAL '30 days' PRECEDING AND CURRENT ROW";
 

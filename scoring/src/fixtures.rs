@@ -38,7 +38,8 @@ pub(crate) struct Stream {
     pub(crate) relation: Relation,
 }
 
-fn schema(fields: &[(&str, Option<usize>, bool)]) -> FeatureSchema {
+/// Columns by name, entity, and whether they are of labels.
+pub(crate) fn schema(fields: &[(&str, Option<usize>, bool)]) -> FeatureSchema {
     let fields = fields
         .iter()
         .map(|&(name, entity, from_label)| FeatureField {

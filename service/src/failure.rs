@@ -93,6 +93,13 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// What stops at its first failure, asked by what tells all of them.
+impl From<Failure> for Vec<Failure> {
+    fn from(failure: Failure) -> Self {
+        vec![failure]
+    }
+}
+
 /// IO on a path that the user named.
 pub fn io_failure(path: &Path, doing: &str, error: &std::io::Error) -> Failure {
     let cure = match error.kind() {

@@ -60,6 +60,20 @@ pub struct Rows {
     pub tables: Option<Arc<BTreeMap<String, String>>>,
 }
 
+impl Rows {
+    /// Rows in the order of the input, for the full model.
+    pub fn of(events: EventBatch) -> Self {
+        Self {
+            lane: None,
+            events,
+            rung: Rung::Full,
+            champion: None,
+            backlog: false,
+            tables: None,
+        }
+    }
+}
+
 /// The input of a replay.
 pub enum Source {
     /// Input order, on the full rung.
@@ -158,14 +172,7 @@ impl Source {
         loop {
             let event = files.next(rows_max, Duration::ZERO);
             return Ok(match event.map_err(input_failure)? {
-                SourceEvent::Batch(events) => Step::Batch(Rows {
-                    lane: None,
-                    events,
-                    rung: Rung::Full,
-                    champion: None,
-                    backlog: false,
-                    tables: None,
-                }),
+                SourceEvent::Batch(events) => Step::Batch(Rows::of(events)),
                 SourceEvent::Rejected(letters) => Step::Rejected(letters),
                 SourceEvent::End => Step::End,
                 SourceEvent::Idle | SourceEvent::Assigned(_) | SourceEvent::Revoked(_) => continue,

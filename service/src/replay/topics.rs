@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use sanderling_ingest::{
     EventSource, KafkaOptions, KafkaSource, OffsetReset, Position, SourceEvent,
 };
-use sanderling_schemas::{EventTime, Rung, Sequence};
+use sanderling_schemas::{EventTime, Sequence};
 
 use super::input_failure;
 use super::ordered::before;
@@ -67,14 +67,7 @@ impl TopicsSource {
                     for mut events in before(Some(events), self.to) {
                         events.sequence = Sequence(self.sequence);
                         self.sequence += events.len() as u64;
-                        self.ready.push(Rows {
-                            lane: None,
-                            events,
-                            rung: Rung::Full,
-                            champion: None,
-                            backlog: false,
-                            tables: None,
-                        });
+                        self.ready.push(Rows::of(events));
                     }
                     self.ready.reverse();
                 }

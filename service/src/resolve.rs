@@ -4,23 +4,27 @@
 
 mod formats;
 mod identifiers;
+mod labels;
 mod serving;
+mod values;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, TimeUnit as ArrowUnit};
+use arrow::datatypes::DataType;
 use sanderling_ingest::{
     ColumnSpec, Decoder, EpochUnit, EventTimeSpec, Format, LabelFileSpec, RegistryOptions,
     StreamSpec,
 };
-use sanderling_schemas::{Entity, LabelColumns, LateRows, Relation, Stream};
+use sanderling_schemas::{Entity, LateRows, Relation, Stream};
 
 use crate::failure::Failure;
 use crate::settings::{self, Beyond, EntityState, Settings};
 use crate::tables::TableSpec;
 
 pub use serving::check_run;
+pub use values::parse_duration_us;
+use values::parse_type;
 
 /// What resolving gives.
 pub struct Resolved {
@@ -315,115 +319,6 @@ impl Resolver<'_> {
         }
     }
 
-    fn labels(
-        &mut self,
-        settings: &Settings,
-        id: Option<&str>,
-        columns: &mut Vec<(String, DataType)>,
-        streams: &mut Vec<Stream>,
-    ) -> Option<LabelColumns> {
-        let labels = settings.labels.as_ref()?;
-        let horizon_us = self.duration(&["labels", "horizon"], &labels.horizon);
-        let Some(id) = id else {
-            self.fault(
-                &["labels"],
-                "labels refer to events, but no scored stream has an id",
-                "give the scored stream an `id`",
-            );
-            return None;
-        };
-        let id_type = columns
-            .iter()
-            .find(|(name, _)| name == id)
-            .map(|(_, t)| t.clone());
-        match columns.iter().find(|(name, _)| *name == labels.reference) {
-            Some((_, t)) if Some(t) == id_type.as_ref() => {}
-            Some((_, t)) => self.fault(
-                &["labels", "reference"],
-                format!(
-                    "the reference `{}` is {t}, the id `{id}` is not",
-                    labels.reference
-                ),
-                "give both one type",
-            ),
-            None => self.fault(
-                &["labels", "reference"],
-                format!("the reference `{}` is not a column", labels.reference),
-                format!("declare it on the label stream, or write reference: {id}"),
-            ),
-        }
-        match columns.iter().find(|(name, _)| *name == labels.value) {
-            Some(_) => {}
-            None => columns.push((labels.value.clone(), DataType::Int64)),
-        }
-        let stream = match settings
-            .streams
-            .0
-            .iter()
-            .position(|(name, _)| *name == labels.stream)
-        {
-            Some(at) if streams[at].scored => {
-                self.fault(
-                    &["labels", "stream"],
-                    "the label stream cannot be scored",
-                    "take it out of score",
-                );
-                at
-            }
-            Some(at) => at,
-            None if labels.file.is_some() => {
-                streams.push(Stream {
-                    name: labels.stream.as_str().into(),
-                    scored: false,
-                    key: None,
-                });
-                streams.len() - 1
-            }
-            None => {
-                self.fault(
-                    &["labels", "stream"],
-                    format!("the label stream `{}` is not in streams", labels.stream),
-                    "declare it, or take labels from a file's column with labels.file",
-                );
-                0
-            }
-        };
-        Some(LabelColumns {
-            stream,
-            reference: labels.reference.clone(),
-            value: labels.value.clone(),
-            horizon_us,
-        })
-    }
-
-    fn label_file(
-        &mut self,
-        settings: &Settings,
-        labels: Option<&LabelColumns>,
-        streams: &[Stream],
-        specs: &[StreamSpec],
-    ) -> Option<LabelFileSpec> {
-        let file = settings.labels.as_ref()?.file.as_ref()?;
-        labels?;
-        let delay_us = self.duration(&["labels", "file", "delay"], &file.delay);
-        for (spec, stream) in specs.iter().zip(streams) {
-            if stream.scored && spec.id.is_none() {
-                self.fault(
-                    &["labels", "file"],
-                    format!(
-                        "labels from a column need an id on the stream `{}`",
-                        spec.name
-                    ),
-                    "give the stream an `id`",
-                );
-            }
-        }
-        Some(LabelFileSpec {
-            column: file.column.clone(),
-            delay_us,
-        })
-    }
-
     /// An entity whose state lives with its partition must key the topic.
     fn partitioned_entities(&mut self, settings: &Settings) {
         for (name, entity) in &settings.entities.0 {
@@ -518,43 +413,6 @@ fn line_of(text: &str, path: &[&str]) -> Option<usize> {
     found.map(|at| at + 1)
 }
 
-/// Microseconds of `30s`, `7d`, `1500ms`; `None` if it is not a duration.
-pub fn parse_duration_us(text: &str) -> Option<i64> {
-    let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit())?;
-    let number: i64 = text[..digits].parse().ok()?;
-    let unit: i64 = match text[digits..].trim() {
-        "us" => 1,
-        "ms" => 1_000,
-        "s" => 1_000_000,
-        "m" => 60_000_000,
-        "h" => 3_600_000_000,
-        "d" => 86_400_000_000,
-        _ => return None,
-    };
-    number.checked_mul(unit)
-}
-
-fn parse_type(text: &str) -> Option<DataType> {
-    Some(match text.trim().to_lowercase().as_str() {
-        "string" | "text" | "varchar" => DataType::Utf8,
-        "bigint" | "long" => DataType::Int64,
-        "int" | "integer" => DataType::Int32,
-        "double" | "float" => DataType::Float64,
-        "boolean" | "bool" => DataType::Boolean,
-        "timestamp" => DataType::Timestamp(ArrowUnit::Microsecond, None),
-        other => {
-            let inner = other.strip_prefix("decimal(")?.strip_suffix(')')?;
-            let (precision, scale) = inner.split_once(',')?;
-            let (precision, scale) = (precision.trim().parse().ok()?, scale.trim().parse().ok()?);
-            if precision == 0 || precision > 38 || scale < 0 || scale as u8 > precision {
-                return None;
-            }
-            DataType::Decimal128(precision, scale)
-        }
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -586,25 +444,6 @@ mod tests {
                 (fault.to_string(), fault.line)
             })
             .collect()
-    }
-
-    #[test]
-    fn durations_have_units() {
-        assert_eq!(parse_duration_us("30s"), Some(30_000_000));
-        assert_eq!(parse_duration_us("7d"), Some(7 * 86_400_000_000));
-        assert_eq!(parse_duration_us("7"), None);
-        assert_eq!(parse_duration_us("-1s"), None);
-        assert_eq!(parse_duration_us("99999999999999d"), None);
-    }
-
-    #[test]
-    fn types_are_named_as_in_sql() {
-        assert_eq!(
-            parse_type("decimal(12, 2)"),
-            Some(DataType::Decimal128(12, 2))
-        );
-        assert_eq!(parse_type("decimal(2,3)"), None);
-        assert_eq!(parse_type("money"), None);
     }
 
     #[test]

@@ -2,68 +2,19 @@
 //!
 //! Settings come from the file, then from `SANDERLING__SECTION__KEY` in the environment, then from
 //! `--set path=value`; the last word wins. Unknown keys are refused with their place.
-//!
-//! A property of the Kafka client may be a password: it is never shown, neither in an error nor by
-//! `Debug`, and is best kept out of the file (`overrides.rs`).
+
+mod kafka;
+mod load;
+mod ordered;
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::marker::PhantomData;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use sanderling_schemas::Rung;
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_yaml_ng::Value;
+use serde::{Deserialize, Serialize};
 
-use crate::failure::{Failure, io_failure};
-use crate::overrides::{self, Override};
-
-/// A map that keeps the order of the file: the first entity is the one that events belong to.
-#[derive(Debug, Clone)]
-pub struct Ordered<V>(pub Vec<(String, V)>);
-
-impl<V> Default for Ordered<V> {
-    fn default() -> Self {
-        Self(Vec::new())
-    }
-}
-
-impl<V> Ordered<V> {
-    /// The value of a key.
-    pub fn get(&self, name: &str) -> Option<&V> {
-        self.0
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value)
-    }
-}
-
-impl<V: Serialize> Serialize for Ordered<V> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
-    }
-}
-
-impl<'de, V: Deserialize<'de>> Deserialize<'de> for Ordered<V> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries<V>(PhantomData<V>);
-        impl<'de, V: Deserialize<'de>> Visitor<'de> for Entries<V> {
-            type Value = Ordered<V>;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a map")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
-                }
-                Ok(Ordered(entries))
-            }
-        }
-        deserializer.deserialize_map(Entries(PhantomData))
-    }
-}
+pub use kafka::{KafkaSettings, RegistrySettings};
+pub use ordered::Ordered;
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -131,68 +82,6 @@ pub struct Settings {
     /// Sizes and training of the model.
     #[serde(default)]
     pub model: sanderling_scoring::ModelOptions,
-}
-
-/// `kafka:`
-#[derive(Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct KafkaSettings {
-    /// Bootstrap servers.
-    pub brokers: String,
-    /// Passed to librdkafka as they are. Some are secrets: none is ever written anywhere.
-    #[serde(deserialize_with = "properties", skip_serializing)]
-    pub properties: BTreeMap<String, String>,
-    /// Time between two commits of a transaction, milliseconds: shorter costs the broker more,
-    /// longer lets readers wait.
-    pub transaction_ms: u64,
-    /// The schema registry; only Avro needs one.
-    pub registry: Option<RegistrySettings>,
-}
-
-/// `kafka.registry:`
-#[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct RegistrySettings {
-    /// `http://host:port`, or several, comma-separated.
-    pub url: String,
-    /// User, where it wants one.
-    #[serde(default)]
-    pub username: Option<String>,
-    /// File that holds the user's password.
-    #[serde(default)]
-    pub password_file: Option<PathBuf>,
-}
-
-impl fmt::Debug for KafkaSettings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<&String> = self.properties.keys().collect();
-        f.debug_struct("KafkaSettings")
-            .field("brokers", &self.brokers)
-            .field("properties", &names)
-            .field("registry", &self.registry)
-            .finish()
-    }
-}
-
-/// Properties as text. What YAML takes for a number or a boolean is fine where its text is certain;
-/// a refusal never repeats the value.
-fn properties<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<BTreeMap<String, String>, D::Error> {
-    let values: BTreeMap<String, Value> = BTreeMap::deserialize(deserializer)?;
-    values
-        .into_iter()
-        .map(|(name, value)| match value {
-            Value::String(text) => Ok((name, text)),
-            Value::Bool(truth) => Ok((name, truth.to_string())),
-            Value::Number(number) if number.is_i64() || number.is_u64() => {
-                Ok((name, number.to_string()))
-            }
-            _ => Err(serde::de::Error::custom(format!(
-                "the value of the property `{name}` is not a text: write it in quotes"
-            ))),
-        })
-        .collect()
 }
 
 /// One of `streams:`
@@ -533,125 +422,6 @@ mod defaults {
                 interval: "30s".into(),
                 rows_per_key_max: None,
             }
-        }
-    }
-}
-
-impl Settings {
-    /// Reads `file`, then lays the environment and `sets` (`path=value`) over it.
-    ///
-    /// # Errors
-    /// A file that cannot be read or parsed, with its place; an override that names no key or
-    /// gives it a value of the wrong kind.
-    pub fn load(file: &Path, sets: &[String]) -> Result<(Self, String), Failure> {
-        let text =
-            std::fs::read_to_string(file).map_err(|e| io_failure(file, "read the pipeline", &e))?;
-        let settings: Settings = serde_yaml_ng::from_str(&text).map_err(|e| {
-            let (line, column) = match e.location() {
-                Some(place) => (Some(place.line()), Some(place.column())),
-                None => (None, None),
-            };
-            Failure::new("config", without_place(&e.to_string()))
-                .in_file(file)
-                .at(line, column)
-                .cure("compare with pipelines/card-fraud/pipeline.yaml; the message names the keys that are known")
-        })?;
-        let overrides = overrides::all(sets)?;
-        if overrides.is_empty() {
-            return Ok((settings, text));
-        }
-        let mut value: Value = serde_yaml_ng::from_str(&text)
-            .map_err(|e| Failure::new("config", e.to_string()).in_file(file))?;
-        let mut settings = settings;
-        for Override {
-            origin,
-            path,
-            value: new,
-            hidden,
-        } in overrides
-        {
-            set(&mut value, &path, new).map_err(|at| {
-                Failure::usage(format!(
-                    "{origin}: `{at}` is not a section of {}",
-                    file.display()
-                ))
-                .cure("write the path of the key with dots, for example --set state.interval=10s")
-            })?;
-            settings = serde_yaml_ng::from_value(value.clone()).map_err(|e| {
-                let message = match hidden {
-                    false => e.to_string(),
-                    true => "there is no such key, or its value is of another kind".into(),
-                };
-                Failure::usage(format!("{origin}: {message}"))
-                    .cure("give the key a value of its kind")
-            })?;
-        }
-        Ok((settings, text))
-    }
-}
-
-/// Sets a key, making sections on the way; the error names the part of the path that holds a value.
-fn set(root: &mut Value, path: &[String], new: Value) -> Result<(), String> {
-    let mut at = root;
-    for (depth, key) in path.iter().enumerate() {
-        if at.is_null() {
-            *at = Value::Mapping(Default::default());
-        }
-        let Value::Mapping(section) = at else {
-            return Err(path[..depth].join("."));
-        };
-        at = section
-            .entry(Value::String(key.clone()))
-            .or_insert(Value::Null);
-    }
-    *at = new;
-    Ok(())
-}
-
-/// The message of a YAML error less the place, which is reported beside it.
-fn without_place(message: &str) -> String {
-    match message.rfind(" at line ") {
-        Some(at) => message[..at].to_string(),
-        None => message.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_makes_sections_and_refuses_values() {
-        let mut root: Value =
-            serde_yaml_ng::from_str("{state: {interval: 30s}, version: 1}").unwrap();
-        let path = |p: &str| p.split('.').map(str::to_string).collect::<Vec<_>>();
-        set(&mut root, &path("state.interval"), "1s".into()).unwrap();
-        set(&mut root, &path("model.seed"), 3.into()).unwrap();
-        assert_eq!(root["state"]["interval"], "1s");
-        assert_eq!(root["model"]["seed"], 3);
-        assert_eq!(
-            set(&mut root, &path("version.major"), 1.into()),
-            Err("version".into())
-        );
-    }
-
-    #[test]
-    fn a_property_is_text_and_is_never_shown() {
-        let kafka = |text: &str| serde_yaml_ng::from_str::<KafkaSettings>(text);
-        let text = "properties: {sasl.password: hunter2, ssl.ca.location: 7, a: false}";
-        let settings = kafka(text).unwrap();
-        assert_eq!(settings.properties["sasl.password"], "hunter2");
-        assert_eq!(settings.properties["ssl.ca.location"], "7");
-        assert_eq!(settings.properties["a"], "false");
-        let shown = format!("{settings:?}{}", serde_json::to_string(&settings).unwrap());
-        assert!(shown.contains("sasl.password"), "{shown}");
-        assert!(!shown.contains("hunter2"), "{shown}");
-        // What is not text is refused without being repeated.
-        for value in ["4.25e1", "[4.25e1]", "{b: 4.25e1}", ""] {
-            let refused = kafka(&format!("properties: {{sasl.password: {value}}}"));
-            let message = refused.unwrap_err().to_string();
-            assert!(message.contains("sasl.password"), "{message}");
-            assert!(!message.contains("42"), "{message}");
         }
     }
 }

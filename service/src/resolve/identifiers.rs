@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use sanderling_ingest::{HashKey, IngestError, SealKey};
 
 use super::Resolver;
+use super::values::parse_type;
 use crate::settings::{Settings, StreamSettings};
 
 const WRITE_A_KEY: &str =
@@ -127,7 +128,7 @@ impl Resolver<'_> {
     ) {
         let place = ["streams", name, "columns", column, "hash"];
         let declared = stream.columns.get(column);
-        if declared.and_then(|declared| super::parse_type(&declared.data_type))
+        if declared.and_then(|declared| parse_type(&declared.data_type))
             != Some(arrow::datatypes::DataType::Utf8)
         {
             self.fault(

@@ -7,7 +7,7 @@ use arrow::compute::filter_record_batch;
 
 use crate::check::{Replay, check};
 use crate::outcome::{Outcome, same_rows};
-use crate::sanderling::{answer, answer_of, command, scratch};
+use crate::sanderling::{answer_of, command, scratch, simulate};
 use crate::scenario::Scenario;
 
 /// 2025-01-09 and 2025-01-11, microseconds.
@@ -66,32 +66,20 @@ fn a_seed_gives_the_same_bytes_and_every_format_the_same_decisions() {
     let cards = Scenario::open("cards");
     let model = cards.model(&cards.simulated());
     let folder = scratch();
-    let simulate = |place: &str, extension: &str| -> PathBuf {
+    let simulated = |place: &str, extension: &str| -> PathBuf {
         let path = folder.path().join(place);
         std::fs::create_dir_all(&path).expect("a folder");
         let path = path.join(format!("payments.{extension}"));
-        let out = path.to_str().expect("a plain path");
-        answer(&[
-            "simulate",
-            "card-fraud",
-            "--seed",
-            "5",
-            "--days",
-            "4",
-            "--start",
-            "2025-03-01",
-            "--out",
-            out,
-        ]);
+        simulate(&path, 5, 4, "2025-03-01");
         path
     };
     let bytes = |path: &Path| std::fs::read(path).expect("a file");
     let mut outcomes = Vec::new();
     for extension in ["parquet", "csv", "jsonl"] {
-        let first = simulate("first", extension);
+        let first = simulated("first", extension);
         assert_eq!(
             bytes(&first),
-            bytes(&simulate("second", extension)),
+            bytes(&simulated("second", extension)),
             "{extension}"
         );
         let out = folder.path().join(extension);

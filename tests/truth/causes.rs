@@ -1,13 +1,14 @@
 //! The shipped model on payments it has not seen: frauds are caught, and for the right reason.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 
 use arrow::array::AsArray;
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
 
 use crate::outcome::{Outcome, read_parquet};
-use crate::sanderling::{answer, scratch};
+use crate::sanderling::{answer, scratch, simulate};
 
 /// What each kind of planted fraud shows in, as the simulator documents it.
 const CAUSES: [(&str, &str); 3] = [
@@ -30,18 +31,7 @@ fn caught_frauds_are_explained_by_their_planted_cause() {
             .to_string()
     };
     let (input, out) = (path("unseen.parquet"), path("out"));
-    answer(&[
-        "simulate",
-        "card-fraud",
-        "--seed",
-        "99",
-        "--days",
-        "50",
-        "--start",
-        "2025-06-01",
-        "--out",
-        &input,
-    ]);
+    simulate(Path::new(&input), 99, 50, "2025-06-01");
     // Windows and memories are filled before the first decision.
     answer(&[
         "replay",

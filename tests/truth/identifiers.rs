@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::check::Replay;
 use crate::outcome::{Outcome, read_parquet};
-use crate::sanderling::{Finished, answer, answer_of, command, finish, root, scratch};
+use crate::sanderling::{Finished, answer_of, command, finish, root, scratch, simulate};
 use crate::scenario::Scenario;
 
 /// What every card number here begins with; no time, count or bit pattern does.
@@ -24,19 +24,7 @@ fn number(card: &str) -> String {
 /// Payments by card number, and records that cannot be read with a number where it hurts.
 fn input(folder: &Path) -> PathBuf {
     let simulated = folder.join("simulated.jsonl");
-    let out = simulated.to_str().expect("a plain path");
-    answer(&[
-        "simulate",
-        "card-fraud",
-        "--seed",
-        "5",
-        "--days",
-        "3",
-        "--start",
-        "2025-03-01",
-        "--out",
-        out,
-    ]);
+    simulate(&simulated, 5, 3, "2025-03-01");
     let mut text = String::new();
     for line in std::fs::read_to_string(&simulated)
         .expect("payments")

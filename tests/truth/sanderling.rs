@@ -101,6 +101,14 @@ pub fn answer<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Value {
     answer_of(command)
 }
 
+/// Simulates so many days of card payments, from the day `start` on, into a file.
+pub fn simulate(out: &Path, seed: u64, days: u32, start: &str) {
+    let (seed, days) = (seed.to_string(), days.to_string());
+    let out = out.to_str().expect("a plain path");
+    let what = ["simulate", "card-fraud", "--seed", &seed, "--days", &days];
+    answer(&[&what[..], &["--start", start, "--out", out]].concat());
+}
+
 /// The last line of a command that must succeed.
 pub fn answer_of(command: Command) -> Value {
     let shown = format!("{command:?}");

@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 
 use serde::Deserialize;
 
-use crate::sanderling::{answer, root, shared};
+use crate::sanderling::{self, answer, root, shared};
 
 /// `scenario.yaml`.
 #[derive(Debug, Clone, Deserialize)]
@@ -89,20 +89,7 @@ impl Scenario {
             .as_ref()
             .expect("a scenario that simulates its input");
         once(&format!("{}.parquet", self.name()), |out| {
-            let (seed, days) = (simulate.seed.to_string(), simulate.days.to_string());
-            let out = out.to_str().expect("a plain path");
-            answer(&[
-                "simulate",
-                "card-fraud",
-                "--seed",
-                &seed,
-                "--days",
-                &days,
-                "--start",
-                &simulate.start,
-                "--out",
-                out,
-            ]);
+            sanderling::simulate(out, simulate.seed, simulate.days, &simulate.start);
         })
     }
 

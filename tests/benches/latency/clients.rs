@@ -1,56 +1,19 @@
 //! The processes of `tests/kafka/Latency.java`.
 
-use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::broker::java;
+use crate::client::Client;
 
 /// Ticks of the clock by which the kernel counts processor time.
 const TICKS_PER_S: f64 = 100.0;
 
-/// A process that answers lines with lines; it ends with its input.
-struct Client {
-    child: Child,
-    requests: ChildStdin,
-    answers: BufReader<ChildStdout>,
-}
-
-impl Client {
-    fn start(args: &[&str]) -> Self {
-        let mut child = java("Latency")
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("java runs");
-        let requests = child.stdin.take().expect("an input");
-        let answers = BufReader::new(child.stdout.take().expect("an output"));
-        Self {
-            child,
-            requests,
-            answers,
-        }
-    }
-
-    fn answer<T: serde::de::DeserializeOwned>(&mut self) -> T {
-        let mut line = String::new();
-        self.answers
-            .read_line(&mut line)
-            .expect("an answer that is text");
-        serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?}"))
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn start(args: &[&str]) -> Client {
+    Client::start(java("Latency").args(args))
 }
 
 /// The paced producer.
@@ -79,7 +42,7 @@ impl Producing {
             .iter()
             .map(|(rate, seconds)| format!("{rate}x{seconds}"))
             .collect();
-        Self(Client::start(&[
+        Self(start(&[
             "produce",
             brokers,
             topic,
@@ -102,15 +65,15 @@ pub struct Reading(Client);
 impl Reading {
     /// Returns when it reads.
     pub fn start(brokers: &str, events: &str, decisions: &str) -> Self {
-        let mut client = Client::start(&["read", brokers, events, decisions]);
+        let mut client = start(&["read", brokers, events, decisions]);
         let _: Value = client.answer();
         Self(client)
     }
 
     /// What it saw of the events appended in that time.
     pub fn report(&mut self, of: &Sent) -> Value {
-        writeln!(self.0.requests, "report {} {}", of.from_ms, of.to_ms)
-            .expect("the reader listens");
+        self.0
+            .tell(format_args!("report {} {}", of.from_ms, of.to_ms));
         self.0.answer()
     }
 
@@ -133,7 +96,7 @@ pub struct Copying(Client);
 impl Copying {
     /// Returns when it has its partitions.
     pub fn start(brokers: &str, from: &str, to: &str, delivery: &str, interval_ms: u32) -> Self {
-        let mut client = Client::start(&[
+        let mut client = start(&[
             "copy",
             brokers,
             from,
@@ -147,7 +110,7 @@ impl Copying {
 
     /// The process.
     pub fn id(&self) -> u32 {
-        self.0.child.id()
+        self.0.id()
     }
 }
 

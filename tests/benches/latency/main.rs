@@ -18,6 +18,8 @@ mod clients;
 #[allow(dead_code)]
 #[path = "../../truth/live/broker.rs"]
 mod broker;
+#[path = "../../truth/live/client.rs"]
+mod client;
 #[allow(dead_code)]
 #[path = "../../truth/live/deployed.rs"]
 mod deployed;
@@ -40,7 +42,7 @@ use broker::Broker;
 use clients::{Copying, Producing, Reading, Sent};
 use deployed::Deployed;
 use foreign::Foreign;
-use sanderling::{answer, finish, root, shared};
+use sanderling::{finish, root, shared, simulate};
 
 /// Populations of cards that send in turn, so that windows hold what a bank's hold.
 const POPULATIONS: u32 = 20;
@@ -134,19 +136,7 @@ fn main() {
         json!({"bench": "latency", "where": place(), "command": std::env::args().collect::<Vec<_>>()})
     );
     let payments = shared().join("payments.jsonl");
-    let out = payments.to_str().expect("a plain path");
-    answer(&[
-        "simulate",
-        "card-fraud",
-        "--seed",
-        "7",
-        "--days",
-        "60",
-        "--start",
-        "2025-01-01",
-        "--out",
-        out,
-    ]);
+    simulate(&payments, 7, 60, "2025-01-01");
     let broker = Broker::start();
     let foreign = broker.foreign();
     let mut bench = Bench {

@@ -3,18 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde_json::json;
-
 use super::broker::Broker;
-use super::deployed::Deployed;
+use super::deployed::{Deployed, LIVE_WITHIN};
 use super::foreign::Isolation;
+use super::payments::Payments;
 use crate::random::Random;
-use crate::sanderling::answer;
 
 const PAYMENTS: usize = 6_000;
 const RATE: u32 = 1_000;
-const LIVE_WITHIN: Duration = Duration::from_secs(60);
-const DONE_WITHIN: Duration = Duration::from_secs(120);
 /// More than `state.interval`.
 const CHECKPOINTED_WITHIN: Duration = Duration::from_secs(4);
 
@@ -29,27 +25,9 @@ fn killed_each_payment_is_decided_and_never_in_two_ways() {
         settings["deadline_ms"] = 60_000.into();
     });
     let mut foreign = broker.foreign();
-    deployed.create_topics(&mut foreign, &["transactions", "labels"]);
-    let file = deployed.beside("payments.jsonl");
-    let file = file.to_str().expect("a plain path");
-    answer(&[
-        "simulate",
-        "card-fraud",
-        "--seed",
-        "13",
-        "--days",
-        "2",
-        "--start",
-        "2026-01-01",
-        "--out",
-        file,
-    ]);
-    let payments = deployed.topic("transactions");
+    let payments = Payments::simulated(&deployed, &mut foreign, 13, 2);
     let mut producer = broker.foreign();
-    producer.begin(
-        &json!({"do": "produce", "topic": &payments, "file": file, "key": "card_id",
-        "from": 0, "to": PAYMENTS, "rate": RATE}),
-    );
+    producer.begin(&payments.sending_at(RATE, 0..PAYMENTS));
     for _ in 0..3 {
         let mut service = deployed.start("one");
         service.wait_until_live(LIVE_WITHIN);
@@ -68,7 +46,7 @@ fn killed_each_payment_is_decided_and_never_in_two_ways() {
     service.kill();
     let mut service = deployed.start("one");
     service.wait_until_live(LIVE_WITHIN);
-    foreign.wait_for_end(&deployed.group(), &[&payments], DONE_WITHIN);
+    payments.wait_until_decided(&mut foreign);
     service.stop();
 
     let mut decided: BTreeMap<String, String> = BTreeMap::new();

@@ -11,14 +11,12 @@ use serde_json::{Value, json};
 
 use super::agreement::{bit_equal, each_once, order_is_whole};
 use super::broker::Broker;
-use super::deployed::Deployed;
+use super::deployed::{DONE_WITHIN, Deployed, LIVE_WITHIN};
 use super::foreign::{Isolation, Record};
+use super::recorded::replay;
 use super::registry::Registry;
 use crate::outcome::Outcome;
-use crate::sanderling::{answer_of, command};
 
-const LIVE_WITHIN: Duration = Duration::from_secs(60);
-const DONE_WITHIN: Duration = Duration::from_secs(60);
 /// In every card's number, and in nothing else.
 const CARD: &str = "400012345678";
 const LARGE_BYTES: usize = 10 << 20;
@@ -158,22 +156,15 @@ fn bad_records_are_told_apart_and_card_numbers_are_kept_secret() {
     }
     // The topics themselves, folded again: in the recorded order every decision is the same, and in
     // the broker's nothing is missing either.
-    for order in [Some("kafka"), None] {
-        let out = deployed.beside("again");
-        let mut replay = command(&["replay", "--json", "--input", "kafka"]);
-        replay.arg(deployed.folder()).arg("--out").arg(&out);
-        replay.args(order.iter().flat_map(|order| ["--order", order]));
-        let summary = answer_of(replay);
-        assert_eq!(summary["decided"], decided.len(), "{summary}");
-        assert_eq!(
-            summary["state_only"],
-            folded.len() - decided.len(),
-            "{summary}"
-        );
+    for order in [&["--order", "kafka"][..], &[]] {
+        let out = replay(&deployed, &[&["--input", "kafka"], order].concat());
         let again = Outcome::read(&out);
+        assert_eq!(again.count("decided"), decided.len() as u64);
+        let state_only = folded.len() - decided.len();
+        assert_eq!(again.count("state_only"), state_only as u64);
         match order {
-            Some(_) => bit_equal(&decisions, &again.decisions),
-            None => assert_eq!(summary["dead_lettered"], letters.len(), "{summary}"),
+            [] => assert_eq!(again.count("dead_lettered"), letters.len() as u64),
+            _ => bit_equal(&decisions, &again.decisions),
         }
         secret(
             &std::fs::read(out.join("dead_letters.parquet")).expect("a table"),

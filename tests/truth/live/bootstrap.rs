@@ -1,22 +1,15 @@
 //! History from files, then live at an exact offset; and what of a pipeline may change in between.
 
-use std::time::Duration;
-
-use serde_json::json;
-
 use super::agreement::{bit_equal, each_once};
 use super::broker::Broker;
-use super::deployed::{Deployed, refusal};
+use super::deployed::{Deployed, LIVE_WITHIN, refusal};
 use super::foreign::Isolation;
-use super::recorded::record;
-use crate::outcome::Outcome;
-use crate::sanderling::answer;
+use super::payments::Payments;
+use super::recorded::{record, replay_of};
 
 const PAYMENTS: usize = 3_000;
 /// Of these, what the files hold.
 const HISTORY: usize = 2_000;
-const LIVE_WITHIN: Duration = Duration::from_secs(60);
-const DONE_WITHIN: Duration = Duration::from_secs(120);
 
 #[test]
 fn history_ends_where_live_begins() {
@@ -25,65 +18,33 @@ fn history_ends_where_live_begins() {
     // Wide enough for nothing to be a backlog, which a plain replay does not know.
     deployed.edit(|settings| settings["deadline_ms"] = 600_000.into());
     let mut foreign = broker.foreign();
-    deployed.create_topics(&mut foreign, &["transactions", "labels"]);
-    let simulated = deployed.beside("payments.jsonl");
-    let simulated = simulated.to_str().expect("a plain path");
-    answer(&[
-        "simulate",
-        "card-fraud",
-        "--seed",
-        "12",
-        "--days",
-        "2",
-        "--start",
-        "2026-01-01",
-        "--out",
-        simulated,
-    ]);
-    let payments = deployed.topic("transactions");
-    foreign.ask(
-        &json!({"do": "produce", "topic": &payments, "file": simulated, "key": "card_id",
-        "from": 0, "to": PAYMENTS - 500}),
-    );
-    let events = foreign.consume(&[&payments], Isolation::Committed);
+    let payments = Payments::simulated(&deployed, &mut foreign, 12, 2);
+    foreign.ask(&payments.sending(0..PAYMENTS - 500));
+    let events = foreign.consume(&[&payments.topic], Isolation::Committed);
     let past = deployed.beside("past.jsonl");
     record(&events[..HISTORY], &past);
 
     let past = past.to_str().expect("a plain path");
     let mut service = deployed.start_with("one", &["--history", past]);
     service.wait_until_live(LIVE_WITHIN);
-    foreign.wait_for_end(&deployed.group(), &[&payments], DONE_WITHIN);
+    payments.wait_until_decided(&mut foreign);
     service.stop();
 
     // The deadline may change, and the history is there already.
     deployed.edit(|settings| settings["deadline_ms"] = 900_000.into());
     let mut service = deployed.start_with("one", &["--history", past]);
     service.wait_until_live(LIVE_WITHIN);
-    foreign.ask(
-        &json!({"do": "produce", "topic": &payments, "file": simulated, "key": "card_id",
-        "from": PAYMENTS - 500, "to": PAYMENTS}),
-    );
-    foreign.wait_for_end(&deployed.group(), &[&payments], DONE_WITHIN);
+    foreign.ask(&payments.sending(PAYMENTS - 500..PAYMENTS));
+    payments.wait_until_decided(&mut foreign);
     service.stop();
 
-    let events = foreign.consume(&[&payments], Isolation::Committed);
+    let events = foreign.consume(&[&payments.topic], Isolation::Committed);
     assert_eq!(events.len(), PAYMENTS);
     let decisions = foreign.consume(&[&deployed.topic("decisions")], Isolation::Committed);
     each_once(&events[HISTORY..], &decisions);
 
     // As if all of it had been folded from the beginning.
-    let all = deployed.beside("all.jsonl");
-    record(&events, &all);
-    let out = deployed.beside("replayed");
-    answer(&[
-        "replay",
-        deployed.folder().to_str().expect("a plain path"),
-        "--input",
-        all.to_str().expect("a plain path"),
-        "--out",
-        out.to_str().expect("a plain path"),
-    ]);
-    let replayed = Outcome::read(&out);
+    let replayed = replay_of(&deployed, &events);
     let live = replayed.decisions.slice(HISTORY, PAYMENTS - HISTORY);
     bit_equal(&decisions, &live);
 

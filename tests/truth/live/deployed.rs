@@ -15,6 +15,11 @@ use super::foreign::Foreign;
 use super::http;
 use crate::sanderling::{command, root, scratch};
 
+/// How long a service may take to be live, on a machine that has other tests to run.
+pub const LIVE_WITHIN: Duration = Duration::from_secs(60);
+/// How long what was sent may take to be decided.
+pub const DONE_WITHIN: Duration = Duration::from_secs(120);
+
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long a service may take to its end after SIGTERM.
 const DRAIN_WITHIN: Duration = Duration::from_secs(30);

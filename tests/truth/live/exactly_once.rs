@@ -10,18 +10,18 @@ use serde_json::{Value, json};
 
 use super::agreement::{bit_equal, each_once, order_is_whole};
 use super::broker::Broker;
-use super::deployed::Deployed;
+use super::deployed::{Deployed, LIVE_WITHIN};
 use super::foreign::{Foreign, Isolation};
-use super::recorded::record;
+use super::recorded::{record, replay};
 use crate::outcome::Outcome;
 use crate::random::Random;
-use crate::sanderling::{answer, answer_of, command};
+use crate::sanderling::simulate;
 
 const PAYMENTS: usize = 50_000;
 /// Payments of a transaction that its producer aborts.
 const ABORTED: usize = 500;
 /// Simulated days that have as many.
-const DAYS: &str = "14";
+const DAYS: u32 = 14;
 /// Payments a second, so that there is a middle to be killed in.
 const RATE: u32 = 2_500;
 /// The last payments, sent when nothing interrupts any more: behind them no topic ends in an aborted
@@ -31,9 +31,7 @@ const AFTERWARDS: usize = 2_000;
 const LABEL_EVERY: usize = 25;
 const PARTITIONS: u32 = 4;
 /// Small state: live again within this.
-const LIVE_WITHIN: Duration = Duration::from_secs(10);
-/// The same on a machine that has other tests to run.
-const LIVE_AT_LAST: Duration = Duration::from_secs(60);
+const AGAIN_WITHIN: Duration = Duration::from_secs(10);
 const DONE_WITHIN: Duration = Duration::from_secs(180);
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -59,7 +57,7 @@ fn killed_stopped_and_cut_off_each_payment_is_decided_once() {
     let mut producers: Vec<Foreign> = (0..2).map(|_| broker.foreign()).collect();
     let begun = Instant::now();
     let mut service = deployed.start("one");
-    service.wait_until_live(LIVE_AT_LAST);
+    service.wait_until_live(LIVE_WITHIN);
     println!("{:>6.1} s  live", begun.elapsed().as_secs_f64());
     let send = |topic: &str, file: &Path, rows: Range<usize>, rate: u32| json!({"do": "produce", "topic": topic, "file": file, "key": "card_id", "from": rows.start, "to": rows.end, "rate": rate});
     let amid = PAYMENTS - AFTERWARDS;
@@ -90,7 +88,7 @@ fn killed_stopped_and_cut_off_each_payment_is_decided_once() {
             Kill => {
                 service.kill();
                 service = deployed.start("one");
-                back.push(service.wait_until_live(LIVE_AT_LAST));
+                back.push(service.wait_until_live(LIVE_WITHIN));
                 println!(
                     "{told}, live again after {:.2?}",
                     back.last().expect("a time")
@@ -99,7 +97,7 @@ fn killed_stopped_and_cut_off_each_payment_is_decided_once() {
             Terminate => {
                 let took = service.stop();
                 service = deployed.start("one");
-                let live = service.wait_until_live(LIVE_AT_LAST);
+                let live = service.wait_until_live(LIVE_WITHIN);
                 println!("{told}, ended after {took:.2?}, live again after {live:.2?}");
             }
             OfBroker => {
@@ -153,20 +151,13 @@ fn killed_stopped_and_cut_off_each_payment_is_decided_once() {
         .map(|order| order.json().to_string() + "\n")
         .collect();
     std::fs::write(&files[2], order).expect("an order log");
-    let (folder, out) = (deployed.folder(), deployed.beside("replayed"));
     let input = format!(
         "transactions={},labels={}",
         files[0].display(),
         files[1].display()
     );
-    let mut replay = command(&["replay", "--json", "--input", &input]);
-    replay
-        .arg(&folder)
-        .arg("--order")
-        .arg(&files[2])
-        .arg("--out")
-        .arg(&out);
-    answer_of(replay);
+    let order = files[2].to_str().expect("a plain path");
+    let out = replay(&deployed, &["--input", &input, "--order", order]);
     let replayed = Outcome::read(&out);
     bit_equal(&decisions, &replayed.decisions);
     println!(
@@ -176,7 +167,7 @@ fn killed_stopped_and_cut_off_each_payment_is_decided_once() {
 
     back.sort();
     let median = back[back.len() / 2];
-    assert!(median < LIVE_WITHIN, "live again only after {back:?}");
+    assert!(median < AGAIN_WITHIN, "live again only after {back:?}");
 }
 
 /// Payments and their labels as lines of JSON.
@@ -191,19 +182,7 @@ impl Files {
     fn simulated(folder: &Path) -> Self {
         std::fs::create_dir_all(folder).expect("a folder");
         let all = folder.join("all.jsonl");
-        let text = all.to_str().expect("a plain path");
-        answer(&[
-            "simulate",
-            "card-fraud",
-            "--seed",
-            "5",
-            "--days",
-            DAYS,
-            "--start",
-            "2025-01-01",
-            "--out",
-            text,
-        ]);
+        simulate(&all, 5, DAYS, "2025-01-01");
         let files = Self {
             payments: folder.join("payments.jsonl"),
             labels: folder.join("labels.jsonl"),

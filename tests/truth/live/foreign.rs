@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -12,17 +12,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::broker::java;
+use super::client::Client;
 use crate::sanderling::scratch;
 
 /// How often progress is asked for.
 const ASK_EVERY: Duration = Duration::from_millis(100);
 
 /// A process that does one thing at a time; a second one is a second client.
-pub struct Foreign {
-    child: Child,
-    requests: ChildStdin,
-    answers: BufReader<ChildStdout>,
-}
+pub struct Foreign(Client);
 
 /// A record as a foreign consumer sees it.
 #[derive(Debug, Clone, Deserialize)]
@@ -81,34 +78,18 @@ impl Record {
 impl Foreign {
     /// Clients of these brokers.
     pub fn start(brokers: &str) -> Self {
-        let mut child = java("Foreign")
-            .arg(brokers)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("java runs");
-        let requests = child.stdin.take().expect("an input");
-        let answers = BufReader::new(child.stdout.take().expect("an output"));
-        Self {
-            child,
-            requests,
-            answers,
-        }
+        let mut command = java("Foreign");
+        Self(Client::start(command.arg(brokers).stderr(Stdio::null())))
     }
 
     /// Begins what `request` asks for; `tests/kafka/Foreign.java` says what that can be.
     pub fn begin(&mut self, request: &Value) {
-        writeln!(self.requests, "{request}").expect("the foreign clients listen");
+        self.0.tell(request);
     }
 
     /// Waits for the answer to what was begun.
     pub fn finish(&mut self) -> Value {
-        let mut line = String::new();
-        self.answers
-            .read_line(&mut line)
-            .expect("an answer that is text");
-        let answer: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?}"));
+        let answer: Value = self.0.answer();
         assert!(
             answer.get("error").is_none(),
             "{}",
@@ -197,12 +178,5 @@ impl Foreign {
         let ends = self.ends(topics);
         let all = ends.values().flat_map(BTreeMap::values).sum();
         self.wait_for_progress(group, topics, all, within);
-    }
-}
-
-impl Drop for Foreign {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -1,7 +1,6 @@
 //! Protobuf in and Avro out, through the broker, while a producer changes its schema.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;
@@ -12,15 +11,13 @@ use serde_json::{Value, json};
 use serde_yaml_ng::Value as Yaml;
 
 use super::broker::Broker;
-use super::deployed::Deployed;
+use super::deployed::{DONE_WITHIN, Deployed, LIVE_WITHIN};
 use super::foreign::{Isolation, Record};
+use super::recorded::replay;
 use super::registry::Registry;
 use crate::outcome::Outcome;
-use crate::sanderling::{answer_of, command};
 
 const PAYMENTS: usize = 60;
-const LIVE_WITHIN: Duration = Duration::from_secs(60);
-const DONE_WITHIN: Duration = Duration::from_secs(60);
 /// 2025-03-01, milliseconds.
 const START_MS: u64 = 1_740_787_200_000;
 const SCHEMA: &str = r#"syntax = "proto3";
@@ -93,13 +90,12 @@ fn protobuf_comes_in_and_avro_goes_out_while_the_producer_changes() {
         .collect();
 
     // What the topics hold gives the same again.
-    let out = deployed.beside("again");
-    let mut replay = command(&["replay", "--json", "--input", "kafka", "--order", "kafka"]);
-    replay.arg(deployed.folder()).arg("--out").arg(&out);
-    let summary = answer_of(replay);
-    assert_eq!(summary["decided"], PAYMENTS, "{summary}");
-    assert_eq!(summary["dead_lettered"], 1, "{summary}");
-    let again = Outcome::read(&out);
+    let again = Outcome::read(&replay(
+        &deployed,
+        &["--input", "kafka", "--order", "kafka"],
+    ));
+    assert_eq!(again.count("decided"), PAYMENTS as u64);
+    assert_eq!(again.count("dead_lettered"), 1);
     for (id, logit) in again.texts("id").into_iter().zip(again.doubles("logit")) {
         assert_eq!(logit.to_bits(), live[&id].to_bits(), "{id}");
     }

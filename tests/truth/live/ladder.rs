@@ -1,22 +1,16 @@
 //! A model that has become slow: decisions come in time from lower rungs, and nothing is forgotten.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
-
-use serde_json::json;
 
 use super::agreement::{each_once, order_is_whole};
 use super::broker::Broker;
-use super::deployed::Deployed;
+use super::deployed::{Deployed, LIVE_WITHIN};
 use super::foreign::Isolation;
-use super::recorded::record;
-use crate::outcome::Outcome;
-use crate::sanderling::answer;
+use super::payments::Payments;
+use super::recorded::replay_of;
 
 const PAYMENTS: usize = 4_000;
 const RATE: u32 = 400;
-const LIVE_WITHIN: Duration = Duration::from_secs(60);
-const DONE_WITHIN: Duration = Duration::from_secs(120);
 /// The deadline of the test: wide, because other tests run beside it.
 const DEADLINE_MS: u64 = 3_000;
 /// At the test's rate the full model alone would take twenty-four seconds of every one.
@@ -31,32 +25,15 @@ fn a_slow_model_is_left_out_and_the_state_goes_on() {
         settings["drill"]["score_row_us"]["full"] = FULL_ROW_US.into();
     });
     let mut foreign = broker.foreign();
-    deployed.create_topics(&mut foreign, &["transactions", "labels"]);
-    let file = deployed.beside("payments.jsonl");
-    let path = file.to_str().expect("a plain path");
-    answer(&[
-        "simulate",
-        "card-fraud",
-        "--seed",
-        "11",
-        "--days",
-        "2",
-        "--start",
-        "2026-01-01",
-        "--out",
-        path,
-    ]);
-    let payments = deployed.topic("transactions");
+    let payments = Payments::simulated(&deployed, &mut foreign, 11, 2);
     let mut service = deployed.start("slow");
     service.wait_until_live(LIVE_WITHIN);
-    let request = json!({"do": "produce", "topic": &payments, "file": path, "key": "card_id",
-        "from": 0, "to": PAYMENTS, "rate": RATE});
-    foreign.ask(&request);
-    foreign.wait_for_end(&deployed.group(), &[&payments], DONE_WITHIN);
+    foreign.ask(&payments.sending_at(RATE, 0..PAYMENTS));
+    payments.wait_until_decided(&mut foreign);
     let (_, metrics) = service.get("/metrics").expect("metrics");
     service.stop();
 
-    let events = foreign.consume(&[&payments], Isolation::Committed);
+    let events = foreign.consume(&[&payments.topic], Isolation::Committed);
     let decisions = foreign.consume(&[&deployed.topic("decisions")], Isolation::Committed);
     each_once(&events, &decisions);
     let orders = foreign.consume(&[&deployed.topic("order")], Isolation::Committed);
@@ -88,18 +65,7 @@ fn a_slow_model_is_left_out_and_the_state_goes_on() {
 
     // The state is the one at full speed: what a replay on the full model alone says of an event
     // is what the live service said of it, where that had the time for the full model too.
-    let recorded = deployed.beside("recorded.jsonl");
-    record(&events, &recorded);
-    let out = deployed.beside("replayed");
-    answer(&[
-        "replay",
-        deployed.folder().to_str().expect("a plain path"),
-        "--input",
-        recorded.to_str().expect("a plain path"),
-        "--out",
-        out.to_str().expect("a plain path"),
-    ]);
-    let replayed = Outcome::read(&out);
+    let replayed = replay_of(&deployed, &events);
     let logits = replayed.doubles("logit");
     let mut compared = 0;
     for decision in decisions.iter().map(|decision| decision.json()) {

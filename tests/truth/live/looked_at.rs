@@ -1,18 +1,15 @@
 //! A live state answers SQL while it goes on.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use super::broker::Broker;
-use super::deployed::Deployed;
+use super::deployed::{Deployed, LIVE_WITHIN};
 use super::foreign::Isolation;
 use super::http;
-use crate::sanderling::{answer, command, finish};
+use super::payments::Payments;
+use crate::sanderling::{command, finish};
 
 const PAYMENTS: usize = 1_000;
-const LIVE_WITHIN: Duration = Duration::from_secs(60);
-const DONE_WITHIN: Duration = Duration::from_secs(120);
 
 #[test]
 fn what_it_knows_of_a_card_now_is_asked_in_sql() {
@@ -20,22 +17,8 @@ fn what_it_knows_of_a_card_now_is_asked_in_sql() {
     let deployed = Deployed::new("pipelines/card-fraud", "looked-at", 1, broker);
     deployed.edit(|settings| settings["state"]["interval"] = "1h".into());
     let mut foreign = broker.foreign();
-    deployed.create_topics(&mut foreign, &["transactions", "labels"]);
-    let simulated = deployed.beside("payments.jsonl");
-    let simulated = simulated.to_str().expect("a plain path");
-    let simulate = [
-        "simulate",
-        "card-fraud",
-        "--seed",
-        "21",
-        "--days",
-        "1",
-        "--start",
-        "2026-01-01",
-    ];
-    answer(&[&simulate[..], &["--out", simulated]].concat());
-    let payments = deployed.topic("transactions");
-    let service = deployed.start("one");
+    let payments = Payments::simulated(&deployed, &mut foreign, 21, 1);
+    let mut service = deployed.start("one");
     let folder = deployed.folder();
     let folder = folder.to_str().expect("a plain path");
     let address = service.address();
@@ -44,15 +27,11 @@ fn what_it_knows_of_a_card_now_is_asked_in_sql() {
             "state", "query", folder, sql, "--json", "--at", &address,
         ]))
     };
-    let mut service = service;
     service.wait_until_live(LIVE_WITHIN);
-    foreign.ask(
-        &json!({"do": "produce", "topic": &payments, "file": simulated, "key": "card_id",
-        "from": 0, "to": PAYMENTS}),
-    );
+    foreign.ask(&payments.sending(0..PAYMENTS));
     // It is asked all the while, and goes on.
     let mut looks = 0;
-    while foreign.progress(&deployed.group(), &[&payments]) < PAYMENTS as i64 {
+    while foreign.progress(&deployed.group(), &[&payments.topic]) < PAYMENTS as i64 {
         assert_eq!(
             query("SELECT count(*) FROM card_rows").status,
             0,
@@ -61,9 +40,9 @@ fn what_it_knows_of_a_card_now_is_asked_in_sql() {
         looks += 1;
         assert!(looks < 1_000, "no end of it");
     }
-    foreign.wait_for_end(&deployed.group(), &[&payments], DONE_WITHIN);
+    payments.wait_until_decided(&mut foreign);
 
-    let events = foreign.consume(&[&payments], Isolation::Committed);
+    let events = foreign.consume(&[&payments.topic], Isolation::Committed);
     let card = events[0].json()["card_id"].clone();
     let of_card = events
         .iter()

@@ -1,22 +1,17 @@
 //! Another features.sql goes on from the state of the one before.
 
-use std::time::Duration;
-
-use serde_json::json;
+use std::ops::Range;
 
 use super::agreement::{bit_equal, each_once};
 use super::broker::Broker;
-use super::deployed::{Deployed, refusal};
-use super::foreign::Isolation;
-use super::recorded::record;
-use crate::outcome::Outcome;
-use crate::sanderling::answer;
+use super::deployed::{Deployed, LIVE_WITHIN, refusal};
+use super::foreign::{Foreign, Isolation};
+use super::payments::Payments;
+use super::recorded::replay_of;
 
 const PAYMENTS: usize = 2_000;
 /// Of these, those that the features before have decided.
 const BEFORE: usize = 1_500;
-const LIVE_WITHIN: Duration = Duration::from_secs(60);
-const DONE_WITHIN: Duration = Duration::from_secs(120);
 
 #[test]
 fn new_features_take_over_and_fold_what_they_lack() {
@@ -25,31 +20,14 @@ fn new_features_take_over_and_fold_what_they_lack() {
     // Wide enough for nothing to be a backlog, which a plain replay does not know.
     deployed.edit(|settings| settings["deadline_ms"] = 600_000.into());
     let mut foreign = broker.foreign();
-    deployed.create_topics(&mut foreign, &["transactions", "labels"]);
-    let simulated = deployed.beside("payments.jsonl");
-    let simulated = simulated.to_str().expect("a plain path");
-    let simulate = [
-        "simulate",
-        "card-fraud",
-        "--seed",
-        "31",
-        "--days",
-        "1",
-        "--start",
-        "2026-01-01",
-    ];
-    answer(&[&simulate[..], &["--out", simulated]].concat());
-    let payments = deployed.topic("transactions");
-    let mut produce = |from: usize, to: usize| {
-        foreign.ask(
-            &json!({"do": "produce", "topic": &payments, "file": simulated,
-            "key": "card_id", "from": from, "to": to}),
-        );
-        foreign.wait_for_end(&deployed.group(), &[&payments], DONE_WITHIN);
+    let payments = Payments::simulated(&deployed, &mut foreign, 31, 1);
+    let decide = |foreign: &mut Foreign, rows: Range<usize>| {
+        foreign.ask(&payments.sending(rows));
+        payments.wait_until_decided(foreign);
     };
     let mut service = deployed.start("one");
     service.wait_until_live(LIVE_WITHIN);
-    produce(0, BEFORE);
+    decide(&mut foreign, 0..BEFORE);
     service.stop();
 
     // A frame that is shorter, and one that is longer than what was kept; the model takes both.
@@ -84,7 +62,7 @@ fn new_features_take_over_and_fold_what_they_lack() {
 
     let mut service = deployed.start_with("one", &["--take-over"]);
     service.wait_until_live(LIVE_WITHIN);
-    produce(BEFORE, PAYMENTS);
+    decide(&mut foreign, BEFORE..PAYMENTS);
     let (_, metrics) = service.get("/metrics").expect("metrics");
     service.stop();
     for line in metrics
@@ -100,26 +78,14 @@ fn new_features_take_over_and_fold_what_they_lack() {
     let checked = metrics.lines().find_map(checked).expect("a count");
     assert_ne!(checked, "0", "some rows were computed again");
 
-    let events = foreign.consume(&[&payments], Isolation::Committed);
+    let events = foreign.consume(&[&payments.topic], Isolation::Committed);
     let decisions = foreign.consume(&[&deployed.topic("decisions")], Isolation::Committed);
     each_once(&events, &decisions);
     // As if the new features had been there from the beginning.
-    let all = deployed.beside("all.jsonl");
-    record(&events, &all);
-    let out = deployed.beside("replayed");
-    let plain = |path: &std::path::Path| path.to_str().expect("a plain path").to_string();
-    answer(&[
-        "replay",
-        &plain(&deployed.folder()),
-        "--input",
-        &plain(&all),
-        "--out",
-        &plain(&out),
-    ]);
-    let replayed = Outcome::read(&out)
+    let replayed = replay_of(&deployed, &events)
         .decisions
         .slice(BEFORE, PAYMENTS - BEFORE);
-    let id = |n: usize| format!("{payments}/0/{n}");
+    let id = |n: usize| format!("{}/0/{n}", payments.topic);
     let later: Vec<_> = decisions
         .into_iter()
         .filter(|decision| {

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
-use std::time::Duration;
 
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
@@ -11,10 +10,10 @@ use serde_json::{Value, json};
 
 use super::agreement::{each_once, order_is_whole};
 use super::broker::Broker;
-use super::deployed::Deployed;
+use super::deployed::{DONE_WITHIN, Deployed, LIVE_WITHIN};
 use super::foreign::Isolation;
+use super::recorded::replay;
 use crate::outcome::Outcome;
-use crate::sanderling::{answer_of, command};
 use crate::scenario::Scenario;
 use crate::telemetry;
 
@@ -22,8 +21,6 @@ const PARTITIONS: u32 = 4;
 /// Each simulated machine stands for so many, so that every partition has some.
 const COPIES: usize = 4;
 const RATE: u32 = 1_500;
-const LIVE_WITHIN: Duration = Duration::from_secs(60);
-const DONE_WITHIN: Duration = Duration::from_secs(120);
 
 #[test]
 fn partitions_move_with_their_state() {
@@ -82,13 +79,8 @@ fn partitions_move_with_their_state() {
 
     // A machine's decisions are a function of its own past, wherever that was kept: one process that
     // reads the file from its beginning to its end makes the same.
-    let out = deployed.beside("replayed");
-    let folder = deployed.folder();
-    let texts = [&folder, &lines, &out].map(|path| path.to_str().expect("a plain path"));
-    answer_of(command(&[
-        "replay", texts[0], "--input", texts[1], "--out", texts[2], "--json",
-    ]));
-    let replayed = Outcome::read(&out);
+    let lines = lines.to_str().expect("a plain path");
+    let replayed = Outcome::read(&replay(&deployed, &["--input", lines]));
     let times = replayed
         .decisions
         .column_by_name("event_time_us")

@@ -6,11 +6,10 @@ use serde_json::{Value, json};
 use serde_yaml_ng::Value as Yaml;
 
 use super::broker::{Broker, PASSWORD, USER, free_port};
-use super::deployed::{Deployed, refusal};
+use super::deployed::{DONE_WITHIN, Deployed, LIVE_WITHIN, refusal};
 use super::foreign::Isolation;
 
 const REFUSED_WITHIN: Duration = Duration::from_secs(90);
-const LIVE_WITHIN: Duration = Duration::from_secs(60);
 
 /// The refusal of a start, which has a cure and whose message holds `words`.
 fn refused(deployed: &Deployed, instance: &str, words: &[&str]) -> Value {
@@ -120,7 +119,7 @@ fn who_may_come_in_and_who_may_not() {
         let input = deployed.topic("transactions");
         let record = json!({"key": "C1", "value": payment.to_string()});
         foreign.ask(&json!({"do": "produce", "topic": input, "records": [record]}));
-        foreign.wait_for_end(&deployed.group(), &[&input], LIVE_WITHIN);
+        foreign.wait_for_end(&deployed.group(), &[&input], DONE_WITHIN);
         service.stop();
         let decisions = foreign.consume(&[&deployed.topic("decisions")], Isolation::Committed);
         assert_eq!(decisions.len(), events, "{mechanism}");
@@ -148,7 +147,7 @@ fn a_second_instance_beside_shared_memory() {
         })
         .collect();
     foreign.ask(&json!({"do": "produce", "topic": input, "records": records}));
-    foreign.wait_for_end(&group, &[&input], LIVE_WITHIN);
+    foreign.wait_for_end(&group, &[&input], DONE_WITHIN);
     first.stop();
     let decisions = foreign.consume(&[&deployed.topic("decisions")], Isolation::Committed);
     assert_eq!(decisions.len(), records.len());

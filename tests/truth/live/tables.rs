@@ -5,17 +5,16 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use arrow::array::AsArray;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::agreement::bit_equal;
 use super::broker::Broker;
-use super::deployed::Deployed;
-use super::foreign::Isolation;
+use super::deployed::{Deployed, LIVE_WITHIN};
+use super::foreign::{Foreign, Isolation};
+use super::payments::Payments;
+use super::recorded::replay;
 use crate::outcome::read_parquet;
-use crate::sanderling::answer;
 
-const LIVE_WITHIN: Duration = Duration::from_secs(60);
-const DONE_WITHIN: Duration = Duration::from_secs(120);
 /// A file is taken once it has rested from one look to the next.
 const TAKEN_WITHIN: Duration = Duration::from_secs(20);
 
@@ -42,46 +41,28 @@ fn a_table_changes_between_two_batches_and_a_replay_changes_it_there() {
     });
     put(&deployed.folder(), "shop");
     let mut foreign = broker.foreign();
-    deployed.create_topics(&mut foreign, &["transactions", "labels"]);
-    let file = deployed.beside("payments.jsonl");
-    let file = file.to_str().expect("a plain path");
-    answer(&[
-        "simulate",
-        "card-fraud",
-        "--seed",
-        "17",
-        "--days",
-        "1",
-        "--start",
-        "2026-01-01",
-        "--out",
-        file,
-    ]);
-    let payments = deployed.topic("transactions");
-    let mut produce = |from: usize| {
-        foreign.ask(
-            &json!({"do": "produce", "topic": &payments, "file": file, "key": "card_id",
-            "from": from, "to": from + 300, "rate": 300}),
-        );
-        foreign.wait_for_end(&deployed.group(), &[&payments], DONE_WITHIN);
+    let payments = Payments::simulated(&deployed, &mut foreign, 17, 1);
+    let decide = |foreign: &mut Foreign, from: usize| {
+        foreign.ask(&payments.sending_at(300, from..from + 300));
+        payments.wait_until_decided(foreign);
     };
 
     let mut service = deployed.start("one");
     service.wait_until_live(LIVE_WITHIN);
-    produce(0);
+    decide(&mut foreign, 0);
     put(&deployed.folder(), "atm");
     let begun = Instant::now();
     while !service.log_tail().contains("table taken") {
         assert!(begun.elapsed() < TAKEN_WITHIN, "{}", service.log_tail());
         std::thread::sleep(Duration::from_millis(100));
     }
-    produce(300);
+    decide(&mut foreign, 300);
     service.kill();
     // What was committed after the last checkpoint is folded again with the table that it found.
     put(&deployed.folder(), "online");
     let mut service = deployed.start("one");
     service.wait_until_live(LIVE_WITHIN);
-    produce(600);
+    decide(&mut foreign, 600);
     service.stop();
 
     let orders = foreign.consume(&[&deployed.topic("order")], Isolation::Committed);
@@ -92,15 +73,7 @@ fn a_table_changes_between_two_batches_and_a_replay_changes_it_there() {
     let recorded = distinct(orders.iter().map(|order| version(&order.json())));
     assert_eq!(recorded.len(), 3, "{recorded:?}");
 
-    let out = deployed.beside("replayed");
-    let folder = deployed.folder();
-    let (folder, to) = (
-        folder.to_str().expect("a path"),
-        out.to_str().expect("a path"),
-    );
-    answer(&[
-        "replay", folder, "--input", "kafka", "--order", "kafka", "--out", to,
-    ]);
+    let out = replay(&deployed, &["--input", "kafka", "--order", "kafka"]);
     let replayed = read_parquet(&out.join("order.parquet"));
     let versions = replayed.column_by_name("version_tables").expect("versions");
     let versions = versions.as_string::<i32>().iter().flatten();

@@ -4,20 +4,20 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::agreement::{bit_equal, each_once};
 use super::broker::Broker;
-use super::deployed::Deployed;
-use super::foreign::Isolation;
+use super::deployed::{Deployed, LIVE_WITHIN};
+use super::foreign::{Foreign, Isolation};
+use super::payments::Payments;
+use super::recorded::replay;
 use crate::outcome::Outcome;
 use crate::sanderling::answer;
 use crate::scenario::Scenario;
 
 /// Before the promotion, between it and the crash, and after.
 const PAYMENTS: [usize; 4] = [0, 400, 800, 1200];
-const LIVE_WITHIN: Duration = Duration::from_secs(60);
-const DONE_WITHIN: Duration = Duration::from_secs(120);
 
 #[test]
 fn a_challenger_that_is_promoted_decides_from_the_next_batch_on() {
@@ -30,34 +30,16 @@ fn a_challenger_that_is_promoted_decides_from_the_next_batch_on() {
     let folder = deployed.folder();
     let folder = folder.to_str().expect("a plain path");
     let mut foreign = broker.foreign();
-    deployed.create_topics(&mut foreign, &["transactions", "labels"]);
-    let file = deployed.beside("payments.jsonl");
-    let path = file.to_str().expect("a plain path");
-    answer(&[
-        "simulate",
-        "card-fraud",
-        "--seed",
-        "12",
-        "--days",
-        "1",
-        "--start",
-        "2026-01-01",
-        "--out",
-        path,
-    ]);
-    let payments = deployed.topic("transactions");
-    let mut send = |part: usize| {
-        foreign.ask(
-            &json!({"do": "produce", "topic": &payments, "file": path, "key": "card_id",
-            "from": PAYMENTS[part], "to": PAYMENTS[part + 1], "rate": 2000}),
-        );
-        foreign.wait_for_end(&deployed.group(), &[&payments], DONE_WITHIN);
+    let payments = Payments::simulated(&deployed, &mut foreign, 12, 1);
+    let decide = |foreign: &mut Foreign, part: usize| {
+        foreign.ask(&payments.sending_at(2_000, PAYMENTS[part]..PAYMENTS[part + 1]));
+        payments.wait_until_decided(foreign);
     };
 
     let beside = format!("challengers=[{challenger}]");
     let mut service = deployed.start_with("one", &["--set", &beside]);
     service.wait_until_live(LIVE_WITHIN);
-    send(0);
+    decide(&mut foreign, 0);
     let promotion = answer(&["model", "promote", folder, challenger, "--untried"]);
     let name = |key: &str| promotion[key].as_str().expect("a hash").to_string();
     let (before, after) = (name("from"), name("to"));
@@ -66,16 +48,16 @@ fn a_challenger_that_is_promoted_decides_from_the_next_batch_on() {
         assert!(since.elapsed() < LIVE_WITHIN, "{}", service.log_tail());
         std::thread::sleep(Duration::from_millis(50));
     }
-    send(1);
+    decide(&mut foreign, 1);
     service.kill();
     // The one that gave way is kept, and goes on beside the other.
     let kept = format!("challengers=[models/{}]", &before[..12]);
     let mut service = deployed.start_with("one", &["--set", &kept]);
     service.wait_until_live(LIVE_WITHIN);
-    send(2);
+    decide(&mut foreign, 2);
     service.stop();
 
-    let events = foreign.consume(&[&payments], Isolation::Committed);
+    let events = foreign.consume(&[&payments.topic], Isolation::Committed);
     let decisions = foreign.consume(&[&deployed.topic("decisions")], Isolation::Committed);
     each_once(&events, &decisions);
     let mut by: BTreeMap<String, usize> = BTreeMap::new();
@@ -91,20 +73,8 @@ fn a_challenger_that_is_promoted_decides_from_the_next_batch_on() {
     assert_eq!(by.get(&after), Some(&(last - first)), "{by:?}");
 
     // The order log says who decided, so that a replay gives all of it again.
-    let out = deployed.beside("again");
-    answer(&[
-        "replay",
-        folder,
-        "--set",
-        &kept,
-        "--input",
-        "kafka",
-        "--order",
-        "kafka",
-        "--out",
-        out.to_str().expect("a plain path"),
-    ]);
-    let again = Outcome::read(&out);
+    let args = ["--set", &kept, "--input", "kafka", "--order", "kafka"];
+    let again = Outcome::read(&replay(&deployed, &args));
     bit_equal(&decisions, &again.decisions);
     let shadows: BTreeMap<String, Value> = (again.texts("id").into_iter())
         .zip(again.texts("shadow"))

@@ -1,0 +1,56 @@
+//! Simulated card payments on their way to a deployed pipeline.
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::deployed::{DONE_WITHIN, Deployed};
+use super::foreign::Foreign;
+use crate::sanderling::simulate;
+
+/// Payments in a file, and where they go.
+pub struct Payments {
+    file: PathBuf,
+    /// Their topic.
+    pub topic: String,
+    group: String,
+}
+
+impl Payments {
+    /// So many days of payments for `deployed`, whose topics are made. None is sent yet.
+    pub fn simulated(deployed: &Deployed, foreign: &mut Foreign, seed: u64, days: u32) -> Self {
+        deployed.create_topics(foreign, &["transactions", "labels"]);
+        let file = deployed.beside("payments.jsonl");
+        simulate(&file, seed, days, "2026-01-01");
+        Self {
+            file,
+            topic: deployed.topic("transactions"),
+            group: deployed.group(),
+        }
+    }
+
+    /// The request to send these of them, as fast as they go.
+    pub fn sending(&self, rows: Range<usize>) -> Value {
+        json!({
+            "do": "produce",
+            "topic": self.topic,
+            "file": self.file,
+            "key": "card_id",
+            "from": rows.start,
+            "to": rows.end,
+        })
+    }
+
+    /// The same, so many a second.
+    pub fn sending_at(&self, rate: u32, rows: Range<usize>) -> Value {
+        let mut request = self.sending(rows);
+        request["rate"] = rate.into();
+        request
+    }
+
+    /// Waits until all that was sent is decided.
+    pub fn wait_until_decided(&self, foreign: &mut Foreign) {
+        foreign.wait_for_end(&self.group, &[&self.topic], DONE_WITHIN);
+    }
+}

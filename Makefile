@@ -11,7 +11,7 @@ LIVE    :=
 # The public handbook stream, for `make figures` and `make bench-windows`.
 DATA    := data/fraud-handbook.parquet
 
-.PHONY: setup setup-tests build demo test bench-live bench-windows model figures compose-check
+.PHONY: setup setup-tests build demo test lint bench-live bench-windows model figures compose-check
 
 setup:
 	@sh .ci/setup.sh
@@ -27,6 +27,11 @@ demo: build
 
 test: setup-tests
 	cargo test --locked --profile $(PROFILE) --workspace
+
+# Layout, the compiler's warnings and clippy's. The first run checks every dependency, which takes minutes.
+lint: setup
+	cargo fmt --check
+	cargo clippy --locked --profile $(PROFILE) --workspace --all-targets -- -D warnings
 
 # Latency on a real broker, seen from outside, beside a bare copy of the topic.
 bench-live: setup-tests

@@ -24,19 +24,19 @@ impl<F: Fn(&[f32], &[f32]) -> f64 + Send + Sync> Model for ByRow<F> {
     }
 }
 
-fn group(name: &str, features: &[usize], context: &[Range<usize>]) -> Group {
+fn group(name: &str, features: &[usize], context: Option<Range<usize>>) -> Group {
     Group {
         name: name.to_string(),
         features: features.to_vec(),
-        context: context.to_vec(),
+        context: context.into_iter().collect(),
     }
 }
 
 fn three_groups() -> Vec<Group> {
     vec![
-        group("event", &[0], &[]),
-        group("card", &[1, 3], &[0..2]),
-        group("terminal", &[2], &[2..3]),
+        group("event", &[0], None),
+        group("card", &[1, 3], Some(0..2)),
+        group("terminal", &[2], Some(2..3)),
     ]
 }
 
@@ -139,7 +139,7 @@ fn attributions_are_the_mean_gain_over_all_orders() {
 
 #[test]
 fn many_groups_are_sampled_by_event_and_still_add_up() {
-    let groups: Vec<Group> = (0..9).map(|i| group(&format!("g{i}"), &[i], &[])).collect();
+    let groups: Vec<Group> = (0..9).map(|i| group(&format!("g{i}"), &[i], None)).collect();
     let model = ByRow(|f: &[f32], _: &[f32]| {
         let x: Vec<f64> = f.iter().map(|v| f64::from(*v)).collect();
         x[0] + x[1] * x[2] + (x[3] * x[4] * x[5]).tanh() + x[8] * 2.0
@@ -220,8 +220,8 @@ fn a_score_that_the_model_did_not_give_is_refused() {
 #[test]
 fn groups_must_not_share_inputs() {
     let new = |groups: &[Group]| Explainer::new(groups, &[0.0; 4], &[0.0; 3], 0);
-    let shared = [group("event", &[0, 1], &[]), group("card", &[1], &[])];
+    let shared = [group("event", &[0, 1], None), group("card", &[1], None)];
     assert!(matches!(new(&shared), Err(ExplainError::Group { .. })));
-    let beyond = [group("card", &[1], &[2..4])];
+    let beyond = [group("card", &[1], Some(2..4))];
     assert!(matches!(new(&beyond), Err(ExplainError::Group { .. })));
 }

@@ -38,7 +38,7 @@ pub(crate) fn never_casts(found: &DataType, kind: Kind) -> Option<&'static str> 
         (t, Kind::Time(Integers::Undeclared)) if t.is_numeric() => {
             Some("declare `unit: s`, `ms`, `us` or `ns` beside event_time.column")
         }
-        (t, Kind::Time(_)) if matches!(t, T::Decimal128(..) | T::Decimal256(..)) => {
+        (T::Decimal128(..) | T::Decimal256(..), Kind::Time(_)) => {
             Some("write it as an integer or a timestamp")
         }
         (t, _) if t.is_nested() || matches!(t, T::Time32(_) | T::Time64(_) | T::Duration(_)) => {

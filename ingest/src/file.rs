@@ -147,11 +147,16 @@ impl FileSource {
         self.rejected_to_skip -= skipped;
     }
 
+    /// There are rejections that belong before any further row.
+    fn owes_rejections(&self) -> bool {
+        self.in_place && !self.rejected.is_empty()
+    }
+
     /// The next rows in order, at most `rows_max`; `None` at the end, or when rejections must be
     /// handed over first.
     fn merge(&mut self, rows_max: usize) -> Result<Option<EventBatch>, IngestError> {
         let mut merged = Merged::new(self.files.len());
-        while merged.len() < rows_max && !(self.in_place && !self.rejected.is_empty()) {
+        while merged.len() < rows_max && !self.owes_rejections() {
             let mut next: Option<(i64, usize)> = None;
             for (index, file) in self.files.iter_mut().enumerate() {
                 while file.head().is_none() && !file.ended() && self.rejected.len() < REJECTED_MAX {
@@ -206,11 +211,12 @@ impl FileSource {
 impl EventSource for FileSource {
     fn next(&mut self, rows_max: usize, _wait: Duration) -> Result<SourceEvent, IngestError> {
         loop {
-            if self.ready.is_none() && !(self.in_place && !self.rejected.is_empty()) {
+            if self.ready.is_none() && !self.owes_rejections() {
                 self.ready = self.merge(rows_max.max(1))?;
                 self.skip_rejected();
             }
-            if !self.rejected.is_empty() && !(self.in_place && self.ready.is_some()) {
+            let is_rows_turn = self.in_place && self.ready.is_some();
+            if !self.rejected.is_empty() && !is_rows_turn {
                 self.rejected_yielded += self.rejected.len() as u64;
                 return Ok(SourceEvent::Rejected(self.rejected.drain(..).collect()));
             }

@@ -69,7 +69,7 @@ fn decisions(batch: &RecordBatch, groups: &Arc<[String]>) -> Vec<Decision> {
         contribution: 2.0,
     };
     let decision = |row: usize| {
-        let alert = row % ALERT_EVERY == 0;
+        let alert = row.is_multiple_of(ALERT_EVERY);
         Decision {
             event: EventId {
                 topic: topic.clone(),

@@ -58,8 +58,9 @@ impl Attribution {
             });
         }
         let sum: f64 = values.iter().sum();
-        // Negated so that NaN is refused too.
-        if !((base_value + sum - score).abs() <= tolerance) {
+        // NaN does not.
+        let adds_up = (base_value + sum - score).abs() <= tolerance;
+        if !adds_up {
             return Err(AttributionError::DoesNotAddUp {
                 base_value,
                 sum,

@@ -136,7 +136,7 @@ fn batch(number: usize, one_terminal: bool) -> FeatureBatch {
     let mut streams = Vec::new();
     let (mut scored, mut labels) = (Vec::new(), Vec::new());
     let mut all_slots = vec![Vec::new(); 2];
-    let mut columns = vec![Vec::with_capacity(ROWS); FEATURES];
+    let mut columns = vec![Vec::new(); FEATURES];
     for event in first..first + ROWS as u64 {
         scored.push(times.len() as u32);
         for (column, &x) in columns.iter_mut().zip(&features(event)) {

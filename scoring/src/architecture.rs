@@ -277,7 +277,8 @@ impl Architecture {
                 first_stage,
             });
         };
-        let token = |add: &mut dyn FnMut(String, &[usize], Init, bool)| {
+        type Add<'a> = &'a mut dyn FnMut(String, &[usize], Init, bool);
+        let token = |add: Add<'_>| {
             add(
                 "token.weight".into(),
                 &[self.token, self.remembered.len()],
@@ -424,26 +425,8 @@ impl Architecture {
 
 #[cfg(test)]
 mod tests {
-    use arrow::datatypes::DataType;
-    use sanderling_schemas::FeatureField;
-
     use super::*;
-
-    pub(crate) fn schema(fields: &[(&str, Option<usize>, bool)]) -> FeatureSchema {
-        let fields = fields
-            .iter()
-            .map(|&(name, entity, from_label)| FeatureField {
-                name: name.to_string(),
-                data_type: DataType::Float64,
-                entity,
-                from_label,
-            })
-            .collect();
-        FeatureSchema {
-            fields,
-            hash: "features".into(),
-        }
-    }
+    use crate::fixtures::schema;
 
     #[test]
     fn groups_cover_the_context_once() {

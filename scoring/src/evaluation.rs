@@ -254,7 +254,8 @@ impl Excluded {
             let train_end = start_us + i64::from(plan.train_days) * DAY_US;
             for (event, &time) in recording.times_us().iter().enumerate() {
                 let slot = recording.slots(0)[event];
-                if slot == NO_SLOT || time < start_us || !(truth[event] > 0.5) {
+                let is_positive = truth[event] > 0.5;
+                if slot == NO_SLOT || time < start_us || !is_positive {
                     continue;
                 }
                 let day = match time < train_end {

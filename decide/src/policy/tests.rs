@@ -302,7 +302,7 @@ fn the_version_is_that_of_both_files() {
 /// and the lowest scores the ten.
 fn held_out() -> HeldOut {
     let scores: Vec<f64> = (0..1000).map(|i| f64::from(i) * 0.01 - 8.0).collect();
-    let positive: Vec<bool> = (0..1000).map(|i| i < 10 || i >= 910).collect();
+    let positive: Vec<bool> = (0..1000).map(|i| !(10..910).contains(&i)).collect();
     HeldOut::new(&scores, &positive, 2000.0)
 }
 

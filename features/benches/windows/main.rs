@@ -143,7 +143,8 @@ fn main() {
         ("batches", batches),
         ("memory", memory),
     ];
-    let of_file: [(&str, fn(&[EventBatch], usize)); 3] = [
+    type OfFile = fn(&[EventBatch], usize);
+    let of_file: [(&str, OfFile); 3] = [
         ("file", |batches, _| whole_windows(batches)),
         ("card", |batches, threads| {
             compare(&BOTH[..1], batches, threads)

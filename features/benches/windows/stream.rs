@@ -147,7 +147,7 @@ impl Made {
         while at < self.events {
             let mut rows = Rows::default();
             for event in at..(at + batch_rows).min(self.events) {
-                let hot = self.hot && random.next() % 2 == 0;
+                let hot = self.hot && random.next().is_multiple_of(2);
                 let jitter = random.next() as i64 % step_us.max(1);
                 rows.times_us
                     .push(1_525_132_800_000_000 + event as i64 * step_us + jitter.abs());

@@ -17,8 +17,10 @@ use crate::times::{Clock, Keys, Known};
 
 const DAY_US: i64 = 24 * HOUR_US;
 
+type KeyOf = fn(&Row) -> Vec<Option<i64>>;
+
 /// What may stand in PARTITION BY, and the key that it means.
-pub const KEYS: [(&str, fn(&Row) -> Vec<Option<i64>>); 8] = [
+pub const KEYS: [(&str, KeyOf); 8] = [
     ("card_id", |row| vec![row.card.map(i64::from)]),
     ("card_id", |row| vec![row.card.map(i64::from)]),
     ("terminal_id", |row| vec![row.terminal.map(i64::from)]),

@@ -105,8 +105,8 @@ proptest! {
         prop_assert_eq!(&features(&fold(&mut folded, &rest, &[])), &wanted);
         for mut engine in [shared, filling] {
             let ours = features(&fold(&mut engine, &rest, &[]));
-            for feature in 0..SHARED.len() {
-                prop_assert_eq!(ours.column(feature), wanted.column(feature), "{}", SHARED[feature]);
+            for (feature, name) in SHARED.iter().enumerate() {
+                prop_assert_eq!(ours.column(feature), wanted.column(feature), "{}", name);
             }
         }
     }

@@ -204,10 +204,9 @@ fn every_format_gives_the_same_rows_and_the_same_refusals() {
     let (schema, descriptor) = proto(folder.path(), PROTO, "bank.Payment");
     let plain: Vec<Vec<u8>> = PAYMENTS.iter().map(|p| proto_of(&descriptor, p)).collect();
     // Behind a schema's id: two indexes would be a nested message's, this is the second one's.
-    let confluent = plain.iter().map(|record| {
-        let framed = [&framing_of(99)[..], &[2, 2], record].concat();
-        framed
-    });
+    let confluent = plain
+        .iter()
+        .map(|record| [&framing_of(99)[..], &[2, 2], record].concat());
     let json = outcome(decode(
         &decoder(Format::Json),
         &PAYMENTS.iter().map(json_of).collect::<Vec<_>>(),

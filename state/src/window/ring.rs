@@ -158,12 +158,12 @@ impl Ring {
 
     /// Heap bytes.
     pub(super) fn bytes(&self) -> usize {
-        let aside = |aside: &Box<Aside>| {
+        let aside = |aside: &Aside| {
             let counts = aside.distinct.iter().flatten().map(Counts::bytes);
             size_of::<Aside>() + aside.blocks.bytes() + counts.sum::<usize>()
         };
         (self.rows.capacity() + self.cursors.len()) * size_of::<u64>()
-            + self.aside.as_ref().map_or(0, aside)
+            + self.aside.as_deref().map_or(0, aside)
     }
 
     /// The next row would not fit.

@@ -342,7 +342,7 @@ mod tests {
             index.slot_of(format!("key {n}").as_bytes());
         }
         let before = index.bytes();
-        for slot in (0..3000).filter(|slot| !slot.is_multiple_of(10)) {
+        for slot in (0..3000u32).filter(|slot| !slot.is_multiple_of(10)) {
             index.forget(slot);
         }
         assert_eq!((index.known_len(), index.len()), (300, 3000));

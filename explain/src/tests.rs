@@ -139,7 +139,9 @@ fn attributions_are_the_mean_gain_over_all_orders() {
 
 #[test]
 fn many_groups_are_sampled_by_event_and_still_add_up() {
-    let groups: Vec<Group> = (0..9).map(|i| group(&format!("g{i}"), &[i], None)).collect();
+    let groups: Vec<Group> = (0..9)
+        .map(|i| group(&format!("g{i}"), &[i], None))
+        .collect();
     let model = ByRow(|f: &[f32], _: &[f32]| {
         let x: Vec<f64> = f.iter().map(|v| f64::from(*v)).collect();
         x[0] + x[1] * x[2] + (x[3] * x[4] * x[5]).tanh() + x[8] * 2.0

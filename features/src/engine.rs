@@ -17,9 +17,11 @@ use crate::catalog::{Catalog, Table};
 use crate::clock::Clock;
 use crate::entities::EntityKeys;
 use crate::groups::{GroupOutput, GroupRows, WindowGroup};
+use crate::key_sample::KeySample;
 use crate::labels::{Joined, LabelJoin};
 use crate::lateness::Lateness;
 use crate::layers::Layers;
+use crate::log_sample::LogSample;
 use crate::outputs::Outputs;
 use crate::parity::{ParityCheck, ParitySample};
 use crate::plan::Plan;
@@ -42,6 +44,8 @@ pub struct FeatureEngine {
     pub(crate) clock: Clock,
     pub(crate) accepted: u64,
     pub(crate) parity: Arc<ParityCheck>,
+    /// The keys that are followed through the log, if any are.
+    followed: Option<Arc<KeySample>>,
     threads: Threads,
 }
 
@@ -124,7 +128,8 @@ impl FeatureEngine {
         let layers = Layers::new(&plan, &relation.schema)?;
         let groups = WindowGroup::of(&plan, &relation, layers.schema())?;
         let outputs = Outputs::of(&plan, layers.schema())?;
-        let calls = groups.iter().map(|group| group.calls().clone()).collect();
+        let again = |group: &WindowGroup| (group.calls().clone(), group.logged().clone());
+        let calls = groups.iter().map(again).collect();
         let parity = ParityCheck::new(calls, relation.lateness_us, outputs.again(&plan)?);
         Ok(FeatureEngine {
             schema: FeatureSchema {
@@ -145,6 +150,7 @@ impl FeatureEngine {
             clock: Clock::default(),
             accepted: 0,
             parity: Arc::new(parity),
+            followed: None,
             threads: Threads::new(1),
             relation,
         })
@@ -185,7 +191,8 @@ impl FeatureEngine {
     }
 
     /// The same, and of the batch's last scored row what is needed to compute its features again by other
-    /// means: of none if a later row of the batch has moved the windows, or a key has too many rows.
+    /// means: of none if a later row of the batch has moved the windows, a key has too many rows, or the row
+    /// is none that is asked for (see [`KeySample::ask_for_any`]).
     ///
     /// # Errors
     /// As [`FeatureEngine::compute`].
@@ -204,6 +211,43 @@ impl FeatureEngine {
         Ok((features, sample))
     }
 
+    /// A sample of the keys of this engine's windows, to follow them through the log; of all keys at first.
+    pub fn key_sample(&self) -> KeySample {
+        KeySample::of_all(self.groups.len())
+    }
+
+    /// Has rows of these keys sampled before others.
+    pub fn follow(&mut self, keys: Arc<KeySample>) {
+        self.followed = Some(keys);
+    }
+
+    /// What follows `keys` through the log. The log's rows from event time `from_us` on, microseconds, are
+    /// to be folded into it, those of all streams; `i64::MIN` says that those are all there ever were. At
+    /// most about `rows_max` rows are kept. `None` where no window of the engine can be computed
+    /// from the log's rows of some keys alone.
+    ///
+    /// # Errors
+    /// [`FeatureError::Arrow`] for arguments whose type has no row format.
+    pub fn log_sample(
+        &self,
+        keys: Arc<KeySample>,
+        from_us: i64,
+        rows_max: usize,
+    ) -> Result<Option<LogSample>, FeatureError> {
+        let labels = match &self.labels {
+            Some(labels) => labels.fresh(&self.relation)?,
+            None => None,
+        };
+        LogSample::new(
+            &self.parity,
+            &self.relation,
+            labels,
+            keys,
+            from_us,
+            rows_max,
+        )
+    }
+
     /// A sample of the last scored row, `row` of the batch.
     fn sample(
         &self,
@@ -212,6 +256,12 @@ impl FeatureEngine {
         sampled: &Sampled,
     ) -> Result<Option<ParitySample>, FeatureError> {
         let event = sampled.rows.slice(row, 1);
+        if let Some(keys) = &self.followed
+            && !keys.asks_for_any()
+            && !self.parity.is_of(keys, &event)?
+        {
+            return Ok(None);
+        }
         let slots: Vec<u32> = batch.slots.iter().map(|slots| slots[row]).collect();
         let mut keys = Vec::with_capacity(self.groups.len());
         for group in &self.groups {
@@ -225,6 +275,8 @@ impl FeatureEngine {
             event: batch.events.ids[row].clone(),
             check: self.parity.clone(),
             time_us: batch.events.event_times_us()[row],
+            sequence: batch.events.sequence.0 + row as u64,
+            row: event,
             keys,
             input: sampled.input.slice(last, 1),
             results: self.outputs.results().collect(),
@@ -486,7 +538,7 @@ impl FeatureEngine {
 
     fn join(&mut self, batch: &EventBatch, refused: &HashSet<u32>) -> Result<Joined, FeatureError> {
         match &mut self.labels {
-            Some(labels) => labels.join(batch, refused),
+            Some(labels) => labels.join(batch, refused, |_| true),
             None => Ok(Joined {
                 rows: batch.rows.clone(),
                 enters: (0..batch.len() as u32)

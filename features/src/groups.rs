@@ -20,6 +20,7 @@ pub(crate) use results::GroupOutput;
 use crate::FeatureError;
 use crate::accumulate::FrameAggregate;
 use crate::entities::EntityKeys;
+use crate::key_log::LoggedColumns;
 use crate::lateness::NewestTimes;
 use crate::layers::Rows;
 use crate::parity::{self, Call};
@@ -53,6 +54,8 @@ pub(crate) struct WindowGroup {
     forgotten: u64,
     /// How the windows are computed again by other means.
     calls: Arc<Vec<Call>>,
+    /// What a row of the log is to the windows, if the event's own columns tell.
+    logged: Option<Arc<LoggedColumns>>,
 }
 
 /// What a group is given of a batch.
@@ -168,6 +171,11 @@ impl WindowGroup {
     /// How the windows are computed again by other means.
     pub(crate) fn calls(&self) -> &Arc<Vec<Call>> {
         &self.calls
+    }
+
+    /// What a row of the log is to the windows, if the event's own columns tell.
+    pub(crate) fn logged(&self) -> &Option<Arc<LoggedColumns>> {
+        &self.logged
     }
 
     /// What is kept of the key of `row`, a row that was just taken, whose entities have these slots; `None`

@@ -103,11 +103,12 @@ impl LabelJoin {
     }
 
     /// Takes the rows in order: remembers events, gives labels the keys of theirs. Rows that are
-    /// `refused` are passed over.
+    /// `refused` are passed over; of events that are not `kept`, labels find none.
     pub(crate) fn join(
         &mut self,
         batch: &EventBatch,
         refused: &HashSet<u32>,
+        kept: impl Fn(usize) -> bool,
     ) -> Result<Joined, FeatureError> {
         let columns = batch.rows.columns();
         let ids = self.encoder.keys(&columns[self.id..=self.id])?;
@@ -138,13 +139,13 @@ impl LabelJoin {
             }
             self.events.observe(time_us);
             if self.scored[stream as usize] {
-                if id_column.is_valid(row) {
+                if id_column.is_valid(row) && kept(row) {
                     let sequence = batch.sequence.0 + row as u64;
-                    let kept = keys.as_ref().map(|keys| keys.row(row));
-                    let kept = kept.as_ref().map_or(&[][..], |kept| kept.data());
+                    let its = keys.as_ref().map(|keys| keys.row(row));
+                    let its = its.as_ref().map_or(&[][..], |its| its.data());
                     ids.with(row, |id| {
                         self.events
-                            .admit(id.unwrap_or_default(), sequence, time_us, kept);
+                            .admit(id.unwrap_or_default(), sequence, time_us, its);
                     });
                 }
             } else if stream == self.stream {
@@ -220,6 +221,11 @@ impl LabelJoin {
     /// Columns that a label takes over from its event, by number.
     pub(crate) fn key_columns(&self) -> Vec<u64> {
         self.keys.iter().map(|at| *at as u64).collect()
+    }
+
+    /// The same join over `relation`, which is this one's, before any row.
+    pub(crate) fn fresh(&self, relation: &Relation) -> Result<Option<Self>, FeatureError> {
+        Self::of(relation, self.keys.clone())
     }
 
     /// What joining has come to, to be put back by [`LabelJoin::back_to`]. Pages are shared.

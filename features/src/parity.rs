@@ -3,8 +3,10 @@
 //! A sample holds the rows that windows keep of the keys of one row, as they were when it was computed. The
 //! check finds each frame by looking at every row of the key, aggregates with DataFusion's accumulators (or
 //! counts, or picks, by hand), and evaluates the SELECT list with DataFusion's expressions. None of it is
-//! the code that serves: no cursor, no running sum, no block, no program. What it takes on trust is that
-//! the rows which came are in the rings, and the arguments that were kept of them.
+//! the code that serves: no cursor, no running sum, no block, no program. Of keys that are followed through the
+//! log ([`LogSample`]) the rows are those of the log, and those that windows keep are held against them. Of
+//! other keys, and of frames that reach back to before what was read of the log, it is taken on trust that the rows
+//! which came are in the rings, and the arguments that were kept of them.
 //!
 //! Not checked: frames without a beginning, whose first rows nobody keeps any more; and numbers that depend on the
 //! order of additions more than on the rows, such as the slope over values that are all but one.
@@ -22,6 +24,8 @@ use sanderling_state::window::{Frame, Function, KeyRows, Pair};
 use crate::FeatureError;
 use crate::accumulate::FrameAggregate;
 use crate::columns::evaluate;
+use crate::key_log::LoggedColumns;
+use crate::log_sample::LogSample;
 
 /// Rows of a key beyond which a sample is not taken: to copy them would be felt.
 pub(crate) const ROWS_MAX: usize = 20_000;
@@ -34,11 +38,14 @@ const FLAT: f64 = 1e-3;
 
 /// What computes an engine's features again.
 pub(crate) struct ParityCheck {
-    groups: Vec<Arc<Vec<Call>>>,
-    lateness_us: i64,
+    /// For each PARTITION BY its windows, and what a row of the log is to them.
+    pub(crate) groups: Vec<Group>,
+    pub(crate) lateness_us: i64,
     /// The SELECT list: expression, name, and the windows that it reads.
     outputs: Vec<(Arc<dyn PhysicalExpr>, String, Vec<usize>)>,
 }
+
+type Group = (Arc<Vec<Call>>, Option<Arc<LoggedColumns>>);
 
 /// A window function's call, as it is computed again.
 pub(crate) struct Call {
@@ -60,8 +67,12 @@ pub(crate) struct Call {
 pub struct ParitySample {
     /// The row's event.
     pub event: EventId,
+    /// The row's place in the accepted order of its lane.
+    pub sequence: u64,
     pub(crate) check: Arc<ParityCheck>,
     pub(crate) time_us: i64,
+    /// The row, with the columns of every level.
+    pub(crate) row: RecordBatch,
     /// For each PARTITION BY, the rows of the row's key.
     pub(crate) keys: Vec<KeyRows>,
     /// The columns and window results that the SELECT list was evaluated on; one row.
@@ -79,13 +90,19 @@ pub struct ParityReport {
     pub mismatches: Vec<String>,
     /// Window functions that were computed again.
     pub checked: usize,
+    /// Those of them that were computed from the log's rows.
+    pub from_log: usize,
+    /// Rows that the log has of the row's keys, and windows do not.
+    pub missing: usize,
+    /// Rows that windows keep of the row's keys, and the log does not have.
+    pub foreign: usize,
     /// Window functions that cannot be: see the module.
     pub unchecked: usize,
 }
 
 impl ParityCheck {
     pub(crate) fn new(
-        groups: Vec<Arc<Vec<Call>>>,
+        groups: Vec<Group>,
         lateness_us: i64,
         outputs: Vec<(Arc<dyn PhysicalExpr>, String, Vec<usize>)>,
     ) -> Self {
@@ -107,21 +124,33 @@ impl ParityCheck {
 }
 
 impl ParitySample {
-    /// Computes the row's features again.
+    /// Computes the row's features again, from the rows of `log` where it has them. The row must be the last
+    /// that was folded into it.
     ///
     /// # Errors
     /// [`FeatureError::Evaluate`] where DataFusion cannot compute at all what was served.
-    pub fn check(&self) -> Result<ParityReport, FeatureError> {
+    pub fn check(&self, log: Option<&LogSample>) -> Result<ParityReport, FeatureError> {
         let check = &self.check;
         let mut report = ParityReport::default();
         let mut wrong = vec![false; self.results.len()];
-        for (calls, rows) in check.groups.iter().zip(&self.keys) {
+        for (group, ((calls, _), kept)) in check.groups.iter().zip(&self.keys).enumerate() {
+            let logged = match log {
+                Some(log) => log.rows_of(group, self)?,
+                None => None,
+            };
+            if let Some(logged) = &logged {
+                report.missing += logged.missing;
+                report.foreign += logged.foreign;
+            }
             for call in calls.iter() {
                 let served = self.input.column(self.results[call.window]);
+                let logged = (logged.as_ref()).filter(|logged| logged.cover(call, self.time_us));
+                let rows = logged.map_or(kept, |logged| &logged.rows);
                 match call.holds(rows, self.time_us, check.lateness_us, served)? {
                     None => report.unchecked += 1,
                     Some(holds) => {
                         report.checked += 1;
+                        report.from_log += usize::from(logged.is_some());
                         wrong[call.window] = !holds;
                     }
                 }

@@ -30,7 +30,7 @@ use crate::stream::{Format, StreamSpec};
 use crate::values::{Cell, Integers, Kind, Values};
 
 /// How far an event time may be ahead of the broker's, microseconds.
-const FUTURE_US_MAX: i64 = 3_600_000_000;
+pub const FUTURE_US_MAX: i64 = 3_600_000_000;
 
 /// Columns that a recorded stream has beside its own.
 const RECORDED: [(&str, Slot, Kind); 4] = [

@@ -32,7 +32,7 @@ mod source;
 mod stream;
 mod values;
 
-pub use decode::Decoder;
+pub use decode::{Decoder, FUTURE_US_MAX};
 pub use decoded::{Decoded, Refusal};
 pub use error::IngestError;
 pub use file::{FileOptions, FileSource, Input};

@@ -12,6 +12,7 @@ mod history;
 mod instance;
 mod lanes;
 mod live_tables;
+mod log_reader;
 mod look;
 mod pace;
 mod parity;
@@ -113,6 +114,9 @@ pub fn run(folder: &PipelineFolder, options: &RunOptions) -> Result<Summary, Fai
     let pipeline = Pipeline::new(folder, options.threads)?;
     let versions = pipeline.judge.versions().clone();
     let models = pipeline.models.hashes();
+    let sampling = (settings.parity.rows_per_s > 0.0)
+        .then(|| Sampler::new(settings.parity.rows_per_s, pipeline.features.key_sample()));
+    let (sampler, sampled) = sampling.unzip();
     drop(pipeline);
     let metrics = Arc::new(Metrics::new());
     let health = Arc::new(HealthState::new());
@@ -143,7 +147,7 @@ pub fn run(folder: &PipelineFolder, options: &RunOptions) -> Result<Summary, Fai
             .all(|(_, entity)| entity.state == EntityState::Partition),
         pace: Pace::new(Duration::from_millis(settings.deadline_ms), after),
         lanes,
-        sampler: Sampler::start(settings.parity.rows_per_s, metrics.clone()),
+        sampler: sampler.map(Arc::new),
         metrics,
         health,
         state,
@@ -166,6 +170,15 @@ pub fn run(folder: &PipelineFolder, options: &RunOptions) -> Result<Summary, Fai
     thread::scope(|scope| {
         let service = &service;
         scope.spawn(move || service.write_checkpoints(&barriers, &versions));
+        // Closed with the drain.
+        let (running, ended) = bounded::<()>(0);
+        if let (Some(sampler), Some(sampled)) = (&service.sampler, sampled) {
+            let checks = move || service.check_parity(sampler.keys(), &sampled, &ended);
+            let checking = thread::Builder::new().name("parity".into());
+            if let Err(error) = checking.spawn_scoped(scope, checks) {
+                tracing::warn!(%error, "no thread for the parity check");
+            }
+        }
         // The consumer is made where it is polled, and whoever commits waits for it.
         let (committers, committer) = bounded(1);
         // What an earlier instance left open is settled before anyone asks what was committed.
@@ -186,6 +199,7 @@ pub fn run(folder: &PipelineFolder, options: &RunOptions) -> Result<Summary, Fai
                 Feed::new(service, source, feeder, all).run()
             },
             |outcomes| {
+                let _running = running;
                 // Without a committer the feeder has failed and says why.
                 let Ok(committer) = committer.recv() else {
                     return Ok(());
@@ -228,7 +242,10 @@ impl Service<'_> {
     fn new_pipeline(&self) -> Result<Pipeline, Failure> {
         let mut pipeline = Pipeline::new(self.folder, self.options.threads)?;
         pipeline.drill = self.drill.clone();
-        pipeline.sampler = self.sampler.clone();
+        if let Some(sampler) = &self.sampler {
+            pipeline.features.follow(sampler.keys().clone());
+            pipeline.sampler = Some(sampler.clone());
+        }
         Ok(pipeline)
     }
 

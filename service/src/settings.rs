@@ -366,6 +366,12 @@ pub struct HealthSettings {
 pub struct ParitySettings {
     /// Decided rows a second at most whose features are computed again by other means; 0 for none.
     pub rows_per_s: f64,
+    /// Share of a core that reading the log again for it may take; 0 for not at all.
+    pub log_share: f64,
+    /// Rows of the log that are kept for it at most.
+    pub log_rows_max: usize,
+    /// How long before the start the log is read from, if it goes back as far.
+    pub log_from: String,
 }
 
 /// Every default that is not `Default::default()` of a standard type, in one place.
@@ -412,7 +418,12 @@ mod defaults {
     }
     impl Default for ParitySettings {
         fn default() -> Self {
-            Self { rows_per_s: 1.0 }
+            Self {
+                rows_per_s: 1.0,
+                log_share: 0.02,
+                log_rows_max: 100_000,
+                log_from: "1h".into(),
+            }
         }
     }
     impl Default for StateSettings {

@@ -123,6 +123,16 @@ impl TransactionEnd {
     }
 }
 
+/// Where the rows came from that a row's window functions were computed from again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ParitySource {
+    /// The log, for all of them.
+    Log,
+    /// The log for some, the rings for others.
+    Both,
+    Rings,
+}
+
 /// All metrics of one service.
 pub struct Metrics {
     registry: Registry,
@@ -148,8 +158,11 @@ pub struct Metrics {
     checkpoint_bytes: IntGauge,
     checkpoint_at: Gauge,
     checkpoint_failures: IntCounter,
-    parity_rows: IntCounter,
+    parity_rows: Each<ParitySource, IntCounter>,
     parity_mismatches: IntCounterVec,
+    parity_missing: IntCounter,
+    parity_foreign: IntCounter,
+    parity_log_rows: IntGauge,
     parity_time: Histogram,
     lanes: IntGauge,
     live: IntGauge,
@@ -270,14 +283,32 @@ impl Metrics {
                 "sanderling_checkpoint_failures_total",
                 "Checkpoints that could not be written",
             ),
-            parity_rows: declare.counter(
+            parity_rows: declare.counter_each(
                 "sanderling_parity_rows_total",
-                "Decided rows whose features were computed again by other means",
+                "Decided rows whose features were computed again by other means, by where the rows of their windows came from",
+                "source",
+                [
+                    (ParitySource::Log, "log"),
+                    (ParitySource::Both, "both"),
+                    (ParitySource::Rings, "rings"),
+                ],
             ),
             parity_mismatches: declare.counters(
                 "sanderling_parity_mismatches_total",
                 "Features that were served and are not what their rows say; the log names the events",
                 "feature",
+            ),
+            parity_missing: declare.counter(
+                "sanderling_parity_missing_rows_total",
+                "Rows that the log has of a checked row's keys and windows do not keep",
+            ),
+            parity_foreign: declare.counter(
+                "sanderling_parity_foreign_rows_total",
+                "Rows that windows keep of a checked row's keys and the log does not have",
+            ),
+            parity_log_rows: declare.gauge(
+                "sanderling_parity_log_rows",
+                "Rows of the log that are kept for the parity check",
             ),
             parity_time: declare.histogram(
                 "sanderling_parity_seconds",
@@ -386,11 +417,23 @@ impl Metrics {
 
     /// A row was computed again.
     pub fn parity(&self, report: &ParityReport, took: Duration) {
-        self.parity_rows.inc();
+        let source = match report.from_log {
+            0 => ParitySource::Rings,
+            all if all == report.checked => ParitySource::Log,
+            _ => ParitySource::Both,
+        };
+        self.parity_rows.of(source).inc();
+        self.parity_missing.inc_by(report.missing as u64);
+        self.parity_foreign.inc_by(report.foreign as u64);
         self.parity_time.observe(took.as_secs_f64());
         for feature in &report.mismatches {
             self.parity_mismatches.with_label_values(&[feature]).inc();
         }
+    }
+
+    /// So many rows of the log are kept to compute others again.
+    pub fn parity_log(&self, rows: usize) {
+        self.parity_log_rows.set(rows as i64);
     }
 
     /// A checkpoint was finished.
@@ -430,7 +473,8 @@ impl Metrics {
     }
 }
 
-fn unix_time() -> Duration {
+/// Time since 1970.
+pub fn unix_time() -> Duration {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()

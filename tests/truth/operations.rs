@@ -100,6 +100,7 @@ fn no_event_shows_in_what_is_watched() {
         "partition",
         "end",
         "feature",
+        "source",
     ];
     for metric in Metrics::new().declared() {
         for label in &metric.labels {

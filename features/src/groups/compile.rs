@@ -12,6 +12,7 @@ use super::key::GroupKey;
 use super::prepared::Prepared;
 use crate::FeatureError;
 use crate::accumulate::FrameAggregate;
+use crate::key_log::LoggedColumns;
 use crate::parity::Call;
 use crate::plan::{Plan, type_of};
 use crate::program::Program;
@@ -168,12 +169,19 @@ impl WindowGroup {
                 format!("{:?} {}", expr.schema_name().to_string(), column.data_type)
             })
             .collect();
-        let key_fields = (key.iter().zip(&by))
-            .map(|(key, text)| {
-                let data_type = type_of(&plan.compile(key, schema)?, schema)?;
-                Ok(Field::new(text, data_type, true))
-            })
+        let parts = (key.iter())
+            .map(|key| plan.compile(key, schema))
+            .collect::<Result<Vec<_>, _>>()?;
+        let key_fields = (parts.iter().zip(&by))
+            .map(|(part, text)| Ok(Field::new(text, type_of(part, schema)?, true)))
             .collect::<Result<_, FeatureError>>()?;
+        let logged = match level == 0 && is_shared && exprs.iter().all(is_of_event) {
+            true => {
+                let values = arguments.iter().map(|(expr, _)| expr.clone()).collect();
+                Some(Arc::new(LoggedColumns::new(parts, values, schema, &again)?))
+            }
+            false => None,
+        };
         let key = GroupKey::of(key, plan, relation, schema)?;
         let spec = WindowSpec::new(columns, frames, aggregates, relation.lateness_us)?;
         let below = plan.windows_below();
@@ -208,6 +216,7 @@ impl WindowGroup {
             state: WindowState::new(Arc::new(spec)),
             forgotten: 0,
             calls: Arc::new(again),
+            logged,
         })
     }
 }

@@ -11,7 +11,7 @@ use proptest::test_runner::Config;
 use sanderling_features::FeatureEngine;
 
 use crate::oracle::{fold, joined, query, restarted};
-use crate::parity::reports;
+use crate::parity::{is_right, logged, reports};
 use crate::stream::{HOUR_US, LATENESS_US, Row, batch, relation, rows};
 use crate::times::{Clock, Keys, Known};
 
@@ -717,6 +717,22 @@ proptest! {
         let whole = batch(&relation(false), &rows);
         for report in reports(&mut engine(), &whole) {
             prop_assert_eq!(report.mismatches, Vec::<String>::new(), "{}", sql);
+        }
+        for begin in [0, whole.len() / 2] {
+            let mut engine = engine();
+            if begin > 0 {
+                engine.compute(&whole.slice(0, begin)).unwrap();
+            }
+            let newest_us = rows[..begin].iter().map(|row| row.time_us).max();
+            let from_us = newest_us.map_or(i64::MIN, |newest_us| newest_us + 1);
+            let keys = Arc::new(engine.key_sample());
+            let Some(mut log) = engine.log_sample(keys, from_us, 100_000).unwrap() else {
+                continue;
+            };
+            let rest = whole.slice(begin, whole.len() - begin);
+            for report in logged(&mut engine, &mut log, &rest, &[]) {
+                prop_assert!(is_right(&report), "from {}: {:?} {}", begin, report, sql);
+            }
         }
         let ours = joined(fold(&mut engine(), &whole, &[]));
         let table = table(&rows);

@@ -1,4 +1,4 @@
-//! The topic of order records, as the recovery reads it: what was committed, to its end.
+//! The topic of order records, for whoever folds the log again: what was committed, to its end.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -66,6 +66,34 @@ impl OrderLog {
             );
         }
         Ok(ends)
+    }
+
+    /// Where each partition's first record stands that was written at `time_ms` or later, Unix time, its end
+    /// where there is none; and whether the topic still holds all of those.
+    pub fn since(&self, time_ms: i64) -> Result<(Offsets, bool), IngestError> {
+        let mut asked = TopicPartitionList::new();
+        for partition in 0..self.partitions {
+            asked
+                .add_partition_offset(&self.topic, partition, KafkaOffset::Offset(time_ms))
+                .map_err(|error| self.failed(&error))?;
+        }
+        let found = (self.consumer)
+            .offsets_for_times(asked, ANSWER_WITHIN)
+            .map_err(|error| self.failed(&error))?;
+        let (mut since, mut is_held) = (Offsets::default(), true);
+        for element in found.elements() {
+            element.error().map_err(|error| self.failed(&error))?;
+            let partition = element.partition();
+            let (low, high) = self.holds(partition)?;
+            let at = match element.offset() {
+                KafkaOffset::Offset(at) => at,
+                _ => high,
+            };
+            // What stood before the first record that is held may have been as new.
+            is_held &= low < at || high == 0;
+            since.set(self.topic.as_str().into(), Partition(partition), Offset(at));
+        }
+        Ok((since, is_held))
     }
 
     /// Calls `each` with every record from `from` on (a partition that is not named: from its

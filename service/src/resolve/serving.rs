@@ -67,6 +67,15 @@ impl Resolver<'_> {
                 "write a number from 0, for none, to 1000",
             );
         }
+        let share = settings.parity.log_share;
+        if share != 0.0 && !(0.001..=1.0).contains(&share) {
+            self.fault(
+                &["parity", "log_share"],
+                format!("{share} of a core is too little or too much"),
+                "write 0 for none, or a number from 0.001 to 1, for example 0.02",
+            );
+        }
+        self.duration(&["parity", "log_from"], &settings.parity.log_from);
         self.topics(settings);
         self.state_url(&settings.state.url);
         self.listen(&settings.health.listen);
@@ -272,6 +281,8 @@ output:
         for (more, named) in [
             ("deadline_ms: 0\n", "0 ms"),
             ("parity: {rows_per_s: -1}\n", "-1 rows"),
+            ("parity: {log_share: 1.5}\n", "1.5 of a core"),
+            ("parity: {log_from: soon}\n", "`soon`"),
             ("state: {url: \"s3://bucket\"}\n", "s3://bucket"),
             ("state: {url: \"file://relative\"}\n", "file://relative"),
             ("health: {listen: \"9464\"}\n", "9464"),

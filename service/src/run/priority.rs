@@ -1,4 +1,6 @@
-//! The priority of threads whose work may take its time: checkpoints, the parity check, queries of the state.
+//! Threads whose work may take its time: checkpoints, the parity check, queries of the state. Their priority, and what they have worked.
+
+use std::time::Duration;
 
 /// Lets every other thread go before this one on a machine that is busy: a decision may not wait.
 pub fn yield_to_others() {
@@ -23,4 +25,16 @@ pub fn run_when_idle() {
             tracing::debug!(error = %std::io::Error::last_os_error(), "a thread does not wait for a core to be idle");
         }
     }
+}
+
+/// How long this thread has worked so far.
+pub fn cpu_time() -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the place is valid for the call.
+    let done = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    assert_eq!(done, 0, "the machine has a clock for each thread");
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }

@@ -16,6 +16,7 @@ mod http;
 mod ladder;
 mod looked_at;
 mod new_features;
+mod parity;
 mod payments;
 mod rebalance;
 mod recorded;

@@ -165,6 +165,9 @@ pub enum IngestError {
         /// The offset after the last.
         high: i64,
     },
+    /// A reader was told to end before it had read what it was asked for.
+    #[error("reading was stopped")]
+    Stopped,
     /// A record of the order topic that is not an order record.
     #[error("{topic}/{partition}/{offset} is not an order record: {message}")]
     OrderRecord {

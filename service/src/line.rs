@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -266,13 +267,19 @@ impl<T> Carried<T> {
 
 /// Runs `feed` into the stages and their outcome into `drain`. `feed` has a thread of its own, so has the line or,
 /// if they go `apart`, each of its stages; `drain` runs here. Returns the pipeline's error, if a stage failed;
-/// `feed` and `drain` then see their channels close.
+/// `feed` and `drain` then see their channels close. Once `drain` has returned, `feed` is to end: see
+/// [`Feeder::is_over`].
 pub fn run<F, D>(apart: bool, feed: F, drain: D) -> Result<(), Failure>
 where
     F: FnOnce(&Feeder) -> Result<(), Failure> + Send,
     D: FnOnce(&mut Outcomes) -> Result<(), Failure>,
 {
-    let (feeder, events) = channel(CHANNEL_BATCHES_MAX);
+    let (flows, events) = channel(CHANNEL_BATCHES_MAX);
+    let over = Arc::new(AtomicBool::new(false));
+    let feeder = Feeder {
+        flows,
+        over: over.clone(),
+    };
     let (to_drain, outcomes) = channel(DECIDED_BATCHES_MAX);
     let mut featurising = Stage {
         lanes: BTreeMap::new(),
@@ -308,7 +315,7 @@ where
         cut: |_: &Judge, _: Cut<'_>| (),
     };
     thread::scope(|scope| {
-        let source = named(scope, "feed", move || feed(&Feeder(feeder)));
+        let source = named(scope, "feed", move || feed(&feeder));
         let stages = match apart {
             false => vec![named(scope, "line", move || {
                 serve(events, to_drain, |flow| {
@@ -331,7 +338,10 @@ where
                 ]
             }
         };
-        let drained = Outcomes::of(outcomes).and_then(|mut outcomes| drain(&mut outcomes));
+        let drained = {
+            let _over = Raise(&over);
+            Outcomes::of(outcomes).and_then(|mut outcomes| drain(&mut outcomes))
+        };
         let failed = |e: PipelineError| {
             Failure::new("pipeline", e.to_string())
                 .cure("this is a fault of the program or of a folder changed under it; the input is untouched")
@@ -359,11 +369,28 @@ fn named<'scope, T: Send + 'scope>(
         .expect("the machine has a thread to give")
 }
 
+/// Raises a flag at the end of its scope, whatever ends it.
+struct Raise<'a>(&'a AtomicBool);
+
+impl Drop for Raise<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 /// The line's entry. Sending blocks while the first stage is behind.
 #[derive(Clone)]
-pub struct Feeder(Sender<Flow<Pipeline, EventBatch>>);
+pub struct Feeder {
+    flows: Sender<Flow<Pipeline, EventBatch>>,
+    over: Arc<AtomicBool>,
+}
 
 impl Feeder {
+    /// Whether nobody drains the line any more. Who has nothing to send learns it only here.
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
     /// `false` once the line has stopped.
     pub fn send(&self, input: Input) -> bool {
         let flow = match input {
@@ -398,7 +425,7 @@ impl Feeder {
             Input::Barrier(barrier) => Flow::Barrier(barrier),
             Input::Look(look) => Flow::Look(look),
         };
-        self.0.blocking_send(flow).is_ok()
+        !self.is_over() && self.flows.blocking_send(flow).is_ok()
     }
 }
 
@@ -677,3 +704,6 @@ fn age_us(broker_time_us: &[i64]) -> u64 {
 fn micros(duration: Duration) -> u64 {
     duration.as_micros() as u64
 }
+
+#[cfg(test)]
+mod tests;

@@ -389,6 +389,7 @@ pub fn input_failure(e: IngestError) -> Failure {
             "keep the topic's records for longer (retention.ms) than the pipeline may be down; \
              to begin anew without them, clear its folder under state.url and its group's offsets",
         ),
+        IngestError::Stopped => (None, "start it again; nothing is lost"),
         IngestError::OrderRecord { .. } => (
             None,
             "give output.order a topic that nothing else writes to",

@@ -28,7 +28,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
-use sanderling_ingest::{KafkaOptions, KafkaSource, OffsetReset, TopicPartition};
+use sanderling_ingest::{
+    IngestError, KafkaOptions, KafkaSource, OffsetReset, RunsReader, TopicPartition,
+};
 use sanderling_schemas::Partition;
 
 use crate::checkpoint::CheckpointStore;
@@ -381,6 +383,26 @@ impl Service<'_> {
             );
             thread::sleep(Duration::from_millis(500));
         }
+    }
+
+    /// A reader of what was read before, as long as the service is not asked to stop.
+    fn runs_reader(
+        &self,
+        properties: &BTreeMap<String, String>,
+    ) -> Result<RunsReader, IngestError> {
+        let PipelineFolder {
+            relation,
+            streams,
+            settings,
+            ..
+        } = self.folder;
+        let reader = RunsReader::new(
+            relation.clone(),
+            streams,
+            &settings.kafka.brokers,
+            properties,
+        )?;
+        Ok(reader.until(self.stop.clone()))
     }
 
     /// The checkpoints of a lane.

@@ -41,6 +41,10 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
 public class Latency {
     private static final ObjectMapper JSON = new ObjectMapper();
     private static final String[] RUNGS = {"full", "no_graph", "linear", "rules"};
+    /** What a sample says of a decision: the lowest bits are its rung. */
+    private static final long RUNG = 7;
+    private static final long BACKLOG = 8;
+    private static final long ALERT = 16;
 
     public static void main(String[] args) throws Exception {
         switch (args[0]) {
@@ -225,7 +229,8 @@ public class Latency {
             int offset = Integer.parseInt(event[event.length - 1]);
             String told = new String(record.value(), StandardCharsets.ISO_8859_1);
             bytes += record.value().length;
-            long marks = told.contains("\"backlog\"") ? 8 : 0;
+            long marks = told.contains("\"backlog\"") ? BACKLOG : 0;
+            marks |= told.contains("\"action\":") && !told.contains("\"action\":\"approve\"") ? ALERT : 0;
             for (int rung = 1; rung < RUNGS.length; rung++) {
                 marks |= told.contains("\"rung\":\"" + RUNGS[rung] + "\"") ? rung : 0;
             }
@@ -284,6 +289,7 @@ public class Latency {
             long[] latencies = new long[count / 3];
             int n = 0;
             long backlog = 0;
+            long alerts = 0;
             long lastUs = 0;
             Map<String, Long> rungs = new TreeMap<>();
             for (int i = 0; i < count; i += 3) {
@@ -292,8 +298,9 @@ public class Latency {
                 }
                 latencies[n++] = samples[i + 1] - samples[i] * 1000;
                 lastUs = Math.max(lastUs, samples[i + 1]);
-                backlog += samples[i + 2] / 8;
-                rungs.merge(RUNGS[(int) (samples[i + 2] % 8)], 1L, Long::sum);
+                backlog += (samples[i + 2] & BACKLOG) / BACKLOG;
+                alerts += (samples[i + 2] & ALERT) / ALERT;
+                rungs.merge(RUNGS[(int) (samples[i + 2] & RUNG)], 1L, Long::sum);
             }
             Arrays.sort(latencies, 0, n);
             long appended = appendedMs.stream().flatMapToLong(Arrays::stream)
@@ -304,7 +311,8 @@ public class Latency {
                 long at = n == 0 ? 0 : latencies[Math.min(n - 1, (int) (n * q))];
                 report.put(name + "_ms", Math.round(at / 10.0) / 100.0);
             }
-            report.put("last_ms", lastUs / 1000).put("backlog", backlog).put("bytes", bytes);
+            report.put("last_ms", lastUs / 1000).put("backlog", backlog).put("alerts", alerts)
+                    .put("bytes", bytes);
             ObjectNode told = report.putObject("rungs");
             rungs.forEach(told::put);
             return report;

@@ -49,6 +49,14 @@ pub fn shared() -> &'static Path {
     &SHARED
 }
 
+/// The end of a log, for a failed test to show.
+pub fn tail(log: &Path) -> String {
+    const LINES: usize = 300;
+    let log = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(LINES)..].join("\n")
+}
+
 /// The command `sanderling args..`, not yet started.
 pub fn command<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sanderling-under-test"));

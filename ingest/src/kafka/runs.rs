@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -42,6 +43,8 @@ pub struct RunsReader {
     words: Words,
     /// Records before and between runs are read too, for those that are refused.
     with_refused: bool,
+    /// Raised when what is read is no longer wanted.
+    stop: Arc<AtomicBool>,
 }
 
 /// A partition that is being read.
@@ -77,7 +80,13 @@ impl RunsReader {
             consumer: Arc::new(consumer),
             words,
             with_refused: false,
+            stop: Arc::default(),
         })
+    }
+
+    /// The same, and it ends once `stop` is raised.
+    pub fn until(self, stop: Arc<AtomicBool>) -> Self {
+        Self { stop, ..self }
     }
 
     /// The same, and it brings what stands before and between the runs and is refused now as it was
@@ -93,7 +102,8 @@ impl RunsReader {
     /// refused.
     ///
     /// # Errors
-    /// [`IngestError::NotHeld`] if a topic no longer holds the first or the last record of a run.
+    /// [`IngestError::NotHeld`] if a topic no longer holds the first or the last record of a run;
+    /// [`IngestError::Stopped`] if it was told to end.
     pub fn read(
         &mut self,
         runs: &[Run],
@@ -124,6 +134,9 @@ impl RunsReader {
         let before = records.len();
         let (mut heard, mut patience) = (Instant::now(), SILENT_MAX);
         while reading.next < run.range.next {
+            if self.stop.load(Ordering::Acquire) {
+                return Err(IngestError::Stopped);
+            }
             let drawn = match reading.ahead.take() {
                 Some(record) => Ok(Drawn::Record(record)),
                 None => reading.tap.draw_within(POLL),

@@ -1,6 +1,7 @@
 //! Topics of librdkafka's mock broker.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -516,6 +517,27 @@ fn a_broker_that_comes_back_only_costs_time() {
     produce_payments(&brokers, 0, 50, LONG_AGO_MS, 1000);
     let (batches, _) = read(&mut source, 50);
     assert_eq!(batches[0].ids[0].offset, Offset(50));
+}
+
+#[test]
+fn reading_again_ends_when_it_is_told_to() {
+    let cluster = cluster(2);
+    let brokers = cluster.bootstrap_servers();
+    produce_payments(&brokers, 0, 100, LONG_AGO_MS, 1000);
+    let (relation, specs) = payments();
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut reader = RunsReader::new(relation, &specs, &brokers, &BTreeMap::new())
+        .unwrap()
+        .until(stop.clone());
+    let runs = [run("payments-topic", 0, 3, 5)];
+    assert_eq!(reader.read(&runs).unwrap().0.unwrap().len(), 2);
+    // Beyond the end, it waits for what may still come.
+    let runs = [run("payments-topic", 0, 98, 101)];
+    let reading = std::thread::spawn(move || reader.read(&runs));
+    std::thread::sleep(Duration::from_millis(300));
+    stop.store(true, Ordering::Release);
+    let error = reading.join().unwrap().map(|_| ()).unwrap_err();
+    assert!(matches!(error, IngestError::Stopped), "{error}");
 }
 
 #[test]

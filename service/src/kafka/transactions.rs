@@ -22,7 +22,8 @@ use crate::failure::Failure;
 use crate::settings::KafkaSettings;
 
 /// How long the broker keeps a transaction that nobody finishes; readers wait behind it.
-const TRANSACTION_TIMEOUT_MS: &str = "15000";
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
+const TRANSACTION_TIMEOUT_KEY: &str = "transaction.timeout.ms";
 /// How long the end of a transaction may take before a new producer asks for its fate: the answer of
 /// a coordinator that was restarted may never come.
 const END_WITHIN: Duration = Duration::from_secs(5);
@@ -48,6 +49,8 @@ pub struct Transactions {
     kept: Vec<Record>,
     /// How many of them the client has.
     handed: usize,
+    /// When the last transaction began.
+    begun: Instant,
     /// When the last transaction ended.
     ended: Instant,
     /// A transaction is open at the producer.
@@ -72,7 +75,7 @@ impl ProducerContext for Deliveries {
                 Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)
             )
         {
-            tracing::warn!(%error, "a record of a transaction was not delivered");
+            tracing::debug!(%error, "a record of a transaction was not delivered");
         }
     }
 }
@@ -97,7 +100,10 @@ impl Transactions {
             .set("linger.ms", "2")
             // What the coordinator cannot do while it does something else is asked for again soon.
             .set("retry.backoff.ms", "5")
-            .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS);
+            .set(
+                TRANSACTION_TIMEOUT_KEY,
+                TRANSACTION_TIMEOUT.as_millis().to_string(),
+            );
         for (key, value) in &kafka.properties {
             config.set(key, value);
         }
@@ -110,6 +116,7 @@ impl Transactions {
             committer,
             kept: Vec::new(),
             handed: 0,
+            begun: Instant::now(),
             ended: Instant::now(),
             open: false,
             committing: false,
@@ -216,7 +223,7 @@ impl Transactions {
                     }
                 }
                 Remedy::Rebuild => {
-                    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fenced) {
+                    if is_fenced(&error) && !self.has_timed_out() {
                         return Err(self.failed("commit a transaction", &error));
                     }
                     tracing::warn!(%error, "the producer is made anew to learn a transaction's fate");
@@ -243,18 +250,30 @@ impl Transactions {
     }
 
     fn begin(&mut self) -> Result<(), Failure> {
-        self.producer
-            .begin_transaction()
-            .map_err(|e| self.failed("begin a transaction", &e))?;
+        self.try_begin()
+            .map_err(|e| self.failed("begin a transaction", &e))
+    }
+
+    fn try_begin(&mut self) -> Result<(), KafkaError> {
+        self.producer.begin_transaction()?;
+        self.begun = Instant::now();
         self.open = true;
+        self.handed = 0;
         Ok(())
+    }
+
+    /// Whether the broker may have ended the transaction that was begun last. It then fences its producer, as
+    /// it does where another has taken the transactional id. If another has, it has our membership of the
+    /// group too, and the offsets that we send next are refused.
+    fn has_timed_out(&self) -> bool {
+        let set = self.config.get(TRANSACTION_TIMEOUT_KEY);
+        let timeout = set.and_then(|ms| ms.parse().ok().map(Duration::from_millis));
+        self.begun.elapsed() >= timeout.unwrap_or(TRANSACTION_TIMEOUT)
     }
 
     fn end(&mut self, offsets: &Offsets, delivered: impl FnOnce()) -> Result<(), KafkaError> {
         if !self.open {
-            self.producer.begin_transaction()?;
-            self.open = true;
-            self.handed = 0;
+            self.try_begin()?;
         }
         while let Some(record) = self.kept.get(self.handed) {
             hand_over(&self.producer, record)?;
@@ -346,13 +365,15 @@ impl Transactions {
     }
 
     fn failed(&self, doing: &str, error: &KafkaError) -> Failure {
-        let cure = match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::Fenced) => format!(
+        let cure = if is_fenced(error) {
+            format!(
                 "another process writes as {}: stop it, or give this one a name of its own with --instance",
                 self.id
-            ),
-            _ if is_no_member(error) => "start it again: nothing is lost. The broker heard nothing of this instance for session.timeout.ms and gave its partitions away; raise that under kafka.properties if the broker is away for longer".into(),
-            _ => "look at the broker; nothing is lost, and a restart goes on where the last commit left off".into(),
+            )
+        } else if is_no_member(error) {
+            "start it again: nothing is lost. The broker heard nothing of this instance for session.timeout.ms and gave its partitions away; raise that under kafka.properties if the broker is away for longer".into()
+        } else {
+            "look at the broker; nothing is lost, and a restart goes on where the last commit left off".into()
         };
         Failure::new("kafka", format!("cannot {doing} as {}: {error}", self.id)).cure(cure)
     }
@@ -396,6 +417,11 @@ fn remedy(error: &KafkaError) -> Remedy {
         KafkaError::Flush(_) => Remedy::Abort,
         _ => Remedy::Rebuild,
     }
+}
+
+/// The transactional id has another producer, or the transaction timed out.
+fn is_fenced(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fenced)
 }
 
 /// The group has gone on without this instance. What it had not committed may be another's by now, so

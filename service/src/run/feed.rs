@@ -68,6 +68,9 @@ impl<'a> Feed<'a> {
     pub fn run(mut self) -> Result<(), Failure> {
         while !self.service.is_stopping() {
             self.service.health.heartbeat();
+            if self.feeder.is_over() {
+                return Ok(());
+            }
             let Some(permit) = self.service.pace.permit(POLL) else {
                 continue;
             };

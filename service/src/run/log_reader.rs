@@ -80,12 +80,7 @@ impl<'a> LogReader<'a> {
         let mut properties = kafka.properties.clone();
         properties.extend(FETCHES.map(|(name, value)| (name.into(), value.into())));
         let order = OrderLog::new(&kafka.brokers, &properties, topic).map_err(input_failure)?;
-        let runs = RunsReader::new(
-            service.folder.relation.clone(),
-            &service.folder.streams,
-            &kafka.brokers,
-            &properties,
-        );
+        let runs = service.runs_reader(&properties);
         Ok(Some(Self {
             order,
             next: Offsets::default(),

@@ -40,7 +40,10 @@ pub enum Stopped {
 
 impl From<IngestError> for Stopped {
     fn from(e: IngestError) -> Self {
-        Self::Ingest(e)
+        match e {
+            IngestError::Stopped => Self::Over,
+            e => Self::Ingest(e),
+        }
     }
 }
 
@@ -89,13 +92,7 @@ impl Service<'_> {
             let kafka = &self.folder.settings.kafka;
             let mut log =
                 OrderLog::new(&kafka.brokers, &kafka.properties, topic).map_err(input_failure)?;
-            let mut runs = RunsReader::new(
-                self.folder.relation.clone(),
-                &self.folder.streams,
-                &kafka.brokers,
-                &kafka.properties,
-            )
-            .map_err(input_failure)?;
+            let mut runs = self.runs_reader(&kafka.properties).map_err(input_failure)?;
             let folded = log.read_from(&order_from, |record| {
                 if record.lane != lane.0 || record.sequence.0 < recovered.sequence {
                     return Ok(());

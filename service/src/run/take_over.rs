@@ -7,7 +7,7 @@
 
 use chrono::DateTime;
 use sanderling_features::{Filling, Folded};
-use sanderling_ingest::{IngestError, OrderLog, RunsReader};
+use sanderling_ingest::{IngestError, OrderLog};
 use sanderling_schemas::{Offsets, Rung};
 use sanderling_state::Restored;
 
@@ -81,8 +81,7 @@ impl Service<'_> {
         };
         let kafka = &self.folder.settings.kafka;
         let mut log = OrderLog::new(&kafka.brokers, &kafka.properties, topic)?;
-        let (relation, streams) = (self.folder.relation.clone(), &self.folder.streams);
-        let mut runs = RunsReader::new(relation, streams, &kafka.brokers, &kafka.properties)?;
+        let mut runs = self.runs_reader(&kafka.properties)?;
         let fault = |e: String| Stopped::Failure(Failure::new("pipeline", e));
         // Sequence and event time of the first row, and sequence of the next.
         let mut folded: Option<(u64, i64, u64)> = None;

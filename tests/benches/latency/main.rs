@@ -5,6 +5,9 @@
 //! read_committed. Beside the service, in the same run, a bare copy of the topic by a foreign client
 //! shows what the broker and this machine leave to be had.
 //!
+//! The service begins with thirty days of history, as long as its longest windows, and what is sent goes on
+//! from there, faster than the days do: windows hold what a bank's hold, and as few payments look like fraud.
+//!
 //! Prints what was run where, a line of JSON for each result, and a table.
 //!
 //! Arguments: names of scenarios (`copy steady rates burst hot`; all), `--rate N`, `--warm-up SECONDS`,
@@ -13,6 +16,7 @@
 #![allow(clippy::print_stdout)]
 
 mod clients;
+mod stream;
 
 // The broker and the service as the tests have them.
 #[allow(dead_code)]
@@ -33,7 +37,6 @@ mod http;
 mod sanderling;
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -42,13 +45,13 @@ use broker::Broker;
 use clients::{Copying, Producing, Reading, Sent};
 use deployed::Deployed;
 use foreign::Foreign;
-use sanderling::{finish, root, shared, simulate};
+use sanderling::{finish, root, shared};
+use stream::{POPULATIONS, Stream};
 
-/// Populations of cards that send in turn, so that windows hold what a bank's hold.
-const POPULATIONS: u32 = 20;
 /// The budget of a decision.
 const BUDGET_MS: f64 = 50.0;
-const LIVE_WITHIN: Duration = Duration::from_secs(60);
+/// How long the service may take to fold its history.
+const LIVE_WITHIN: Duration = Duration::from_secs(300);
 /// How long what was sent may take to be decided once sending has ended.
 const DRAINED_WITHIN: Duration = Duration::from_secs(120);
 /// Milliseconds between two commits of the bare copy.
@@ -124,7 +127,7 @@ struct Bench {
     options: Options,
     broker: Broker,
     foreign: Foreign,
-    payments: PathBuf,
+    stream: Stream,
     runs: u32,
     results: Vec<Value>,
 }
@@ -135,15 +138,14 @@ fn main() {
         "{}",
         json!({"bench": "latency", "where": place(), "command": std::env::args().collect::<Vec<_>>()})
     );
-    let payments = shared().join("payments.jsonl");
-    simulate(&payments, 7, 60, "2025-01-01");
+    let stream = Stream::simulated(shared());
     let broker = Broker::start();
     let foreign = broker.foreign();
     let mut bench = Bench {
         options,
         broker,
         foreign,
-        payments,
+        stream,
         runs: 0,
         results: Vec::new(),
     };
@@ -278,13 +280,10 @@ impl Bench {
                 ));
             }
             Between::Service => {
-                let sets: Vec<&str> = self
-                    .options
-                    .sets
-                    .iter()
-                    .flat_map(|set| ["--set", set])
-                    .collect();
-                let mut running = deployed.start_with("bench", &sets);
+                let history = self.stream.history.to_str().expect("a plain path");
+                let sets = self.options.sets.iter().flat_map(|set| ["--set", set]);
+                let more: Vec<&str> = ["--history", history].into_iter().chain(sets).collect();
+                let mut running = deployed.start_with("bench", &more);
                 running.wait_until_live(LIVE_WITHIN);
                 service = Some(running);
             }
@@ -298,7 +297,7 @@ impl Bench {
         let mut producer = Producing::start(
             &brokers,
             &events,
-            &self.payments,
+            &self.stream.payments,
             POPULATIONS,
             hot_percent,
             phases,
@@ -355,18 +354,17 @@ impl Bench {
 
     fn table(&self) -> String {
         let mut table = String::from(
-            "| scenario | between | delivery | events/s | p50 ms | p99 ms | p99.9 ms | decided | full model | cores |\n\
-             |---|---|---|---|---|---|---|---|---|---|\n",
+            "| scenario | between | delivery | events/s | p50 ms | p99 ms | p99.9 ms | decided | alerts | full model | cores |\n\
+             |---|---|---|---|---|---|---|---|---|---|---|\n",
         );
         for result in &self.results {
             let text = |name: &str| result[name].as_str().unwrap_or_default().to_string();
             let number = |name: &str| result[name].to_string();
             let decided = result["decided"].as_f64().unwrap_or_default();
-            let full =
-                100.0 * result["rungs"]["full"].as_f64().unwrap_or_default() / decided.max(1.0);
+            let share = |of: &Value| 100.0 * of.as_f64().unwrap_or_default() / decided.max(1.0);
             let _ = writeln!(
                 table,
-                "| {} | {} | {} | {} | {} | {} | {} | {} of {} | {full:.2} % | {} |",
+                "| {} | {} | {} | {} | {} | {} | {} | {} of {} | {:.2} % | {:.2} % | {} |",
                 text("scenario"),
                 text("between"),
                 text("delivery").replace('_', " "),
@@ -376,6 +374,8 @@ impl Bench {
                 number("p999_ms"),
                 number("decided"),
                 number("events"),
+                share(&result["alerts"]),
+                share(&result["rungs"]["full"]),
                 number("cpu_cores"),
             );
         }

@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 use tempfile::TempDir;
 
 use super::foreign::Foreign;
-use crate::sanderling::{root, scratch, shared};
+use crate::sanderling::{root, scratch, shared, tail};
 
 /// Who may come in at the secured listener.
 pub const USER: &str = "alice";
@@ -170,7 +170,7 @@ impl Broker {
     fn launch(&mut self) -> Result<(), String> {
         let file = self.folder.join("server.properties");
         std::fs::write(&file, self.properties()).expect("the broker's settings");
-        let log = self.folder.join("broker.log");
+        let log = self.log();
         let mut child = java("Broker")
             .arg(&file)
             .arg(format!("{USER}={PASSWORD}"))
@@ -192,6 +192,10 @@ impl Broker {
         let _ = child.kill();
         let _ = child.wait();
         Err(std::fs::read_to_string(&log).unwrap_or_default())
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.join("broker.log")
     }
 
     fn properties(&self) -> String {
@@ -258,6 +262,9 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("{}", tail(&self.log()));
+        }
         if let Some(mut process) = self.process.take() {
             let _ = process.child.kill();
             let _ = process.child.wait();

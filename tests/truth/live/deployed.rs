@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::broker::{Broker, free_port};
 use super::foreign::Foreign;
 use super::http;
-use crate::sanderling::{command, root, scratch};
+use crate::sanderling::{command, root, scratch, tail};
 
 /// How long a service may take to be live, on a machine that has other tests to run.
 pub const LIVE_WITHIN: Duration = Duration::from_secs(60);
@@ -23,9 +23,6 @@ pub const DONE_WITHIN: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long a service may take to its end after SIGTERM.
 const DRAIN_WITHIN: Duration = Duration::from_secs(30);
-
-/// Lines of a log that a failed test shows.
-const LOG_LINES: usize = 60;
 
 /// A pipeline's folder, its topics and its state.
 pub struct Deployed {
@@ -208,14 +205,25 @@ impl Service {
         self.child.wait().expect("a child ends");
     }
 
-    /// Stops it by SIGTERM, which must end in order.
-    pub fn stop(mut self) -> Duration {
-        let begun = Instant::now();
+    /// Has it stand still for a while.
+    pub fn pause(&self, pause: Duration) {
+        self.signal("STOP");
+        std::thread::sleep(pause);
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
         let told = Command::new("sh")
-            .args(["-c", &format!("kill -TERM {}", self.child.id())])
+            .args(["-c", &format!("kill -{name} {}", self.child.id())])
             .status()
             .expect("sh runs");
         assert!(told.success(), "ended by itself:\n{}", self.log_tail());
+    }
+
+    /// Stops it by SIGTERM, which must end in order.
+    pub fn stop(mut self) -> Duration {
+        let begun = Instant::now();
+        self.signal("TERM");
         loop {
             if let Some(status) = self.child.try_wait().expect("a child") {
                 assert!(
@@ -236,10 +244,7 @@ impl Service {
 
     /// The end of its log.
     pub fn log_tail(&self) -> String {
-        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().collect();
-        let newest = &lines[lines.len().saturating_sub(LOG_LINES)..];
-        newest.join("\n")
+        tail(&self.log)
     }
 }
 

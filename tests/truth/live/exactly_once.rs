@@ -12,6 +12,7 @@ use super::agreement::{bit_equal, each_once, order_is_whole};
 use super::broker::Broker;
 use super::deployed::{Deployed, LIVE_WITHIN};
 use super::foreign::{Foreign, Isolation};
+use super::payments::Payments;
 use super::recorded::{record, replay};
 use crate::outcome::Outcome;
 use crate::random::Random;
@@ -168,6 +169,45 @@ fn killed_stopped_and_cut_off_each_payment_is_decided_once() {
     back.sort();
     let median = back[back.len() / 2];
     assert!(median < AGAIN_WITHIN, "live again only after {back:?}");
+}
+
+/// A machine that stands still for longer than a transaction may last, as when it is moved: the broker ends the
+/// transaction and fences its producer, and nobody else is there.
+#[test]
+fn paused_beyond_a_transactions_time_it_goes_on() {
+    const ALL: usize = 30_000;
+    const BEFORE: usize = 8_000;
+    // The broker looks for such transactions every ten seconds.
+    const PAUSE: Duration = Duration::from_secs(13);
+    let broker = Broker::shared();
+    let deployed = Deployed::new("pipelines/card-fraud", "paused", 1, broker);
+    deployed.edit(|settings| {
+        settings["kafka"]["properties"]["transaction.timeout.ms"] = 2_000.into();
+        // So long that one is open at any moment.
+        settings["kafka"]["transaction_ms"] = 1_000.into();
+    });
+    let mut watcher = broker.foreign();
+    let payments = Payments::simulated(&deployed, &mut watcher, 21, 8);
+    let mut service = deployed.start("one");
+    service.wait_until_live(LIVE_WITHIN);
+    let mut producer = broker.foreign();
+    producer.begin(&payments.sending_at(RATE, 0..ALL));
+    let group = deployed.group();
+    watcher.wait_for_progress(&group, &[&payments.topic], BEFORE as i64, DONE_WITHIN);
+    service.pause(PAUSE);
+    producer.finish();
+    payments.wait_until_decided(&mut watcher);
+    service.stop();
+
+    let events = watcher.consume(&[&payments.topic], Isolation::Committed);
+    assert_eq!(events.len(), ALL);
+    let decisions = watcher.consume(&[&deployed.topic("decisions")], Isolation::Committed);
+    each_once(&events, &decisions);
+    let sent = watcher.consume(&[&deployed.topic("decisions")], Isolation::Uncommitted);
+    assert!(
+        sent.len() > ALL,
+        "no transaction was open when it was paused"
+    );
 }
 
 /// Payments and their labels as lines of JSON.

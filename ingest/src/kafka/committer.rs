@@ -74,6 +74,27 @@ impl Committer {
         Ok(offsets)
     }
 
+    /// Where each of these partitions ends, if none of them holds a record.
+    pub fn ends_if_empty(
+        &self,
+        partitions: &[TopicPartition],
+    ) -> Result<Option<Offsets>, IngestError> {
+        let mut ends = Offsets::default();
+        for (topic, partition) in partitions {
+            let (low, high) = (self.consumer)
+                .fetch_watermarks(topic, partition.0, ANSWER_WITHIN)
+                .map_err(|e| {
+                    let asking = format!("asking what {topic}/{} holds", partition.0);
+                    self.broker.failed(&asking, &e)
+                })?;
+            if low < high {
+                return Ok(None);
+            }
+            ends.set(topic.clone(), *partition, Offset(high));
+        }
+        Ok(Some(ends))
+    }
+
     /// Who commits, for a transactional producer that commits the offsets: to be asked for anew
     /// for every transaction, since it changes with every rebalance.
     pub fn group_metadata(&self) -> ConsumerGroupMetadata {

@@ -1,5 +1,6 @@
 //! History before live: recorded files are folded into an empty state, and the topics are read on
-//! from where the files end.
+//! from where the files end. Files that do not say where that is come before all that the topics will hold, so those
+//! must be empty.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,7 @@ impl Service<'_> {
     /// the service was asked to stop on the way.
     ///
     /// # Errors
-    /// History without the coordinates of its records, which could overlap what the topics hold.
+    /// History without the coordinates of its records, where the topics hold some that could be among them.
     pub fn history(
         &self,
         committer: &Committer,
@@ -49,6 +50,8 @@ impl Service<'_> {
             )
             .cure("put back the checkpoints of state.url; to begin anew with the history, remove the group's offsets and the order topic"));
         }
+        // What comes while the history is folded comes after it.
+        let begin = committer.ends_if_empty(all).map_err(input_failure)?;
         self.health.starting("folding the history");
         let mut files = open_files(self.folder, &self.options.history, None, None)?;
         let pipeline = self.new_pipeline()?;
@@ -85,15 +88,19 @@ impl Service<'_> {
                 SourceEvent::Idle | SourceEvent::Assigned(_) | SourceEvent::Revoked(_) => {}
             }
         }
-        let next = of_topics(&reached, all);
-        let known = all.iter().any(|(t, p)| next.next(t, *p).is_some());
-        if !known && rows > 0 {
-            return Err(Failure::new(
-                "history",
-                "the history does not say which records of the topics it holds, so that some could be folded twice",
-            )
-            .cure("record it with the columns _topic, _partition and _offset of its records"));
-        }
+        let reached = of_topics(&reached, all);
+        let known = all.iter().any(|(t, p)| reached.next(t, *p).is_some());
+        let next = match (known || rows == 0, begin) {
+            (true, _) => reached,
+            (false, Some(begin)) => begin,
+            (false, None) => {
+                return Err(Failure::new(
+                    "history",
+                    "the history does not say which records of the topics it holds, so that some could be folded twice",
+                )
+                .cure("record it with the columns _topic, _partition and _offset of its records; or start with empty topics"));
+            }
+        };
         self.lanes.open(Lane::WHOLE, rows, &next);
         give_up(&self.lanes, &[Lane::WHOLE], feeder);
         self.lanes.close(Lane::WHOLE);

@@ -3,9 +3,12 @@
 use super::agreement::{bit_equal, each_once};
 use super::broker::Broker;
 use super::deployed::{Deployed, LIVE_WITHIN, refusal};
-use super::foreign::Isolation;
+use serde_json::Value;
+
+use super::foreign::{Isolation, Record};
 use super::payments::Payments;
 use super::recorded::{record, replay_of};
+use crate::sanderling::simulate;
 
 const PAYMENTS: usize = 3_000;
 /// Of these, what the files hold.
@@ -55,4 +58,44 @@ fn history_ends_where_live_begins() {
     assert_eq!(failure["code"], "checkpoint", "{failure}");
     let cure = failure["cure"].as_str().expect("a cure");
     assert!(cure.contains("--history"), "{failure}");
+}
+
+#[test]
+fn history_from_elsewhere_comes_before_empty_topics() {
+    let broker = Broker::shared();
+    let deployed = Deployed::new("pipelines/card-fraud", "warehouse", 1, broker);
+    let mut foreign = broker.foreign();
+    let payments = Payments::simulated(&deployed, &mut foreign, 12, 2);
+    let past = deployed.beside("warehouse.parquet");
+    simulate(&past, 12, 30, "2025-12-02");
+
+    let history = ["--history", past.to_str().expect("a plain path")];
+    let mut service = deployed.start_with("one", &history);
+    service.wait_until_live(LIVE_WITHIN);
+    foreign.ask(&payments.sending(0..PAYMENTS));
+    payments.wait_until_decided(&mut foreign);
+    service.stop();
+    let events = foreign.consume(&[&payments.topic], Isolation::Committed);
+    let decisions = foreign.consume(&[&deployed.topic("decisions")], Isolation::Committed);
+    each_once(&events, &decisions);
+    // The same cards as in the history, which goes up to their first payments here.
+    let paid_before = |decision: &Value| {
+        let count = decision["features"]["card_count_30d"].as_f64();
+        count.expect("a number") > 5.0
+    };
+    let first = decisions.iter().take(100).map(Record::json);
+    let known = first.filter(paid_before).count();
+    assert!(known > 90, "{known} of 100 cards have a history");
+
+    // Of what the topics hold by now, nobody can tell whether the files hold it too.
+    let other = Deployed::new("pipelines/card-fraud", "warehouse2", 1, broker);
+    other.edit(|settings| {
+        settings["streams"]["transactions"]["topic"] = payments.topic.clone().into();
+    });
+    other.create_topics(&mut foreign, &["labels"]);
+    let (status, failure) = refusal(other.run(&history), LIVE_WITHIN);
+    assert_eq!(status, 1, "{failure}");
+    assert_eq!(failure["code"], "history", "{failure}");
+    let cure = failure["cure"].as_str().expect("a cure");
+    assert!(cure.contains("empty topics"), "{failure}");
 }

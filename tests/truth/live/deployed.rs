@@ -110,10 +110,17 @@ impl Deployed {
 
     /// `sanderling run` of it, not yet started.
     pub fn run(&self, more: &[&str]) -> Command {
+        self.run_at(free_port(), more)
+    }
+
+    /// The same with a port for its health.
+    fn run_at(&self, port: u16, more: &[&str]) -> Command {
         let folder = self.folder();
         let mut args = vec!["run", folder.to_str().expect("a plain path"), "--json"];
         args.extend(more);
-        command(&args)
+        let mut run = command(&args);
+        run.args(["--set", &format!("health.listen=127.0.0.1:{port}")]);
+        run
     }
 
     /// Starts an instance; its log goes on in one file.
@@ -124,9 +131,8 @@ impl Deployed {
     /// The same with more arguments.
     pub fn start_with(&self, instance: &str, more: &[&str]) -> Service {
         let port = free_port();
-        let mut run = self.run(more);
+        let mut run = self.run_at(port, more);
         run.args(["--set", &format!("instance={instance}")])
-            .args(["--set", &format!("health.listen=127.0.0.1:{port}")])
             .env("SANDERLING_LOG", "info");
         let log = self.beside(&format!("{instance}.log"));
         let open = || {

@@ -97,8 +97,29 @@ fn relation() -> Relation {
     }
 }
 
-/// A model of the sizes to measure; how well it scores does not matter here.
-fn model() -> ServedModel {
+/// The sizes to measure: a card remembered by an LSTM, and attention over sixteen events on both sides.
+fn whole() -> ModelOptions {
+    ModelOptions {
+        lstm: 64,
+        own_events: 16,
+        endpoint_events: 16,
+        ..ModelOptions::default()
+    }
+}
+
+/// What `pipelines/fraud-handbook` has: nothing but what a terminal's known labels tell is remembered.
+fn labels_only(members: usize) -> ModelOptions {
+    ModelOptions {
+        lstm: 0,
+        own_events: 0,
+        endpoint_events: 0,
+        members,
+        ..ModelOptions::default()
+    }
+}
+
+/// A model of these sizes; how well it scores does not matter here.
+fn model(options: ModelOptions) -> ServedModel {
     let mut recording = Recording::new(&schema(), &relation());
     for event in 0..2_000u64 {
         recording.push_event(
@@ -110,14 +131,11 @@ fn model() -> ServedModel {
         recording.push_label(event as usize, label, event as i64 * MINUTE_US + 1);
     }
     let options = ModelOptions {
-        lstm: 64,
-        own_events: 16,
-        endpoint_events: 16,
         training: TrainingOptions {
             epochs: Some(1),
             ..TrainingOptions::default()
         },
-        ..ModelOptions::default()
+        ..options
     };
     let plan = TrainingPlan {
         from_us: 0,
@@ -214,21 +232,25 @@ fn measure(model: &Arc<ServedModel>, batches: &[FeatureBatch], rung: Rung) -> Ve
 }
 
 fn main() {
-    let model = Arc::new(model());
+    let whole = Arc::new(model(whole()));
+    let [one, two, three] = [1, 2, 3].map(|members| Arc::new(model(labels_only(members))));
     let spread: Vec<FeatureBatch> = (0..BATCHES).map(|n| batch(n, false)).collect();
     let crowded: Vec<FeatureBatch> = (0..BATCHES).map(|n| batch(n, true)).collect();
     let cases = [
-        ("full", &spread, Rung::Full),
-        ("full, half at one terminal", &crowded, Rung::Full),
-        ("no graph", &spread, Rung::NoGraph),
-        ("linear", &spread, Rung::Linear),
+        ("full", &whole, &spread, Rung::Full),
+        ("full, half at one terminal", &whole, &crowded, Rung::Full),
+        ("no graph", &whole, &spread, Rung::NoGraph),
+        ("linear", &whole, &spread, Rung::Linear),
+        ("no card memory", &one, &spread, Rung::Full),
+        ("the same, two members", &two, &spread, Rung::Full),
+        ("the same, three members", &three, &spread, Rung::Full),
     ];
     println!("events/s on one core, batches of {ROWS}, {FEATURES} features");
-    for (name, batches, rung) in cases {
+    for (name, model, batches, rung) in cases {
         let begun = Instant::now();
         let (mut median, mut best, mut all) = (f64::MAX, f64::MAX, Vec::new());
         while begun.elapsed() < Duration::from_secs(5) {
-            let seconds = measure(&model, batches, rung);
+            let seconds = measure(model, batches, rung);
             median = median.min(seconds[seconds.len() / 2]);
             best = best.min(seconds[0]);
             all.extend(seconds);

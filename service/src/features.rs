@@ -51,14 +51,16 @@ impl fmt::Display for FeaturesWritten {
     }
 }
 
-/// Folds `inputs` and writes `out/features.parquet`.
+/// Folds `inputs` and writes `out/features.parquet`. A long batch is featurised on `threads` cores, which changes no
+/// feature.
 pub fn write(
     folder: &PipelineFolder,
     inputs: &[Input],
     out: &Path,
+    threads: usize,
 ) -> Result<FeaturesWritten, Failure> {
     let started = Instant::now();
-    let mut engine = folder.features()?;
+    let mut engine = folder.features()?.with_threads(threads);
     std::fs::create_dir_all(out).map_err(|e| io_failure(out, "make the output folder", &e))?;
     let file = out.join("features.parquet");
     let schema = schema(

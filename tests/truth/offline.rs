@@ -33,6 +33,8 @@ fn features_equal_datafusions_own_windows() {
         &path(&input),
         "--out",
         &path(out.path()),
+        "--threads",
+        "2",
     ]);
     let online = read_parquet(&out.path().join("features.parquet"));
 

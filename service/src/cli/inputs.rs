@@ -40,6 +40,20 @@ impl PipelineArgs {
     }
 }
 
+/// How much of the machine.
+#[derive(Args)]
+pub(super) struct ThreadsArgs {
+    /// Cores over which a long batch is featurised and scored; changes no decision.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    threads: u32,
+}
+
+impl ThreadsArgs {
+    pub(super) fn count(&self) -> usize {
+        self.threads as usize
+    }
+}
+
 /// Recorded input.
 #[derive(Args)]
 pub(super) struct InputArgs {

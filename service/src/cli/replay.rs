@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use sanderling_schemas::EventTime;
 
-use super::inputs::{KAFKA, PipelineArgs, files, time};
+use super::inputs::{KAFKA, PipelineArgs, ThreadsArgs, files, time};
 use super::invocation::Invocation;
 use crate::against;
 use crate::failure::Failure;
@@ -45,9 +45,8 @@ pub(super) struct ReplayArgs {
     /// Rows of a batch; changes no decision.
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     batch_rows: u32,
-    /// Cores over which a long batch is featurised and scored; changes no decision.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
-    threads: u32,
+    #[command(flatten)]
+    threads: ThreadsArgs,
 }
 
 impl ReplayArgs {
@@ -68,7 +67,7 @@ impl ReplayArgs {
             resume: self.resume,
             keep_state: self.keep_state,
             batch_rows: self.batch_rows as usize,
-            threads: self.threads as usize,
+            threads: self.threads.count(),
         };
         call.show(&replay(&folder, &options)?)?;
         match &self.against {

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::inputs::{PipelineArgs, files};
+use super::inputs::{PipelineArgs, ThreadsArgs, files};
 use super::invocation::Invocation;
 use crate::failure::Failure;
 use crate::run::{RunOptions, run};
@@ -15,16 +15,16 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "NAME")]
     instance: Option<String>,
     /// Files to fold before the first live event, if there is no state yet: comma-separated
-    /// [stream=]path, with the columns _topic, _partition and _offset of their records.
+    /// [stream=]path, with the columns _topic, _partition and _offset of their records or, while the
+    /// topics are empty, without.
     #[arg(long, value_name = "FILES")]
     history: Option<String>,
     /// Go on from a state that was folded with other features or another model: windows that both have go
     /// on, others are folded from the log as far as it reaches, and what then lacks rows is said.
     #[arg(long)]
     take_over: bool,
-    /// Cores over which a long batch is featurised and scored; changes no decision.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
-    threads: u32,
+    #[command(flatten)]
+    threads: ThreadsArgs,
 }
 
 impl RunArgs {
@@ -35,7 +35,7 @@ impl RunArgs {
             instance: self.instance,
             history: files(&folder, self.history.as_deref().unwrap_or_default())?,
             take_over: self.take_over,
-            threads: self.threads as usize,
+            threads: self.threads.count(),
         };
         Ok(call.show(&run(&folder, &options)?)?)
     }

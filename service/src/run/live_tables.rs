@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use sanderling_features::{Table, TableJoins};
 
-use super::priority::yield_to_others;
+use super::priority::run_when_idle;
 use crate::failure::Failure;
 use crate::folder::PipelineFolder;
 use crate::tables::{TableShelf, TableSpec, Tables, versions};
@@ -110,7 +110,7 @@ struct Watch {
 
 impl Watch {
     fn run(mut self, unwanted: &Receiver<()>, found: &Sender<Tables>) {
-        yield_to_others();
+        run_when_idle();
         while unwanted.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
             self.retired
                 .retain(|table| Arc::strong_count(table) > 1 || table.is_joined());

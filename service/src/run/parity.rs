@@ -16,7 +16,7 @@ use sanderling_features::{KeySample, LogSample, ParitySample};
 
 use super::Service;
 use super::log_reader::LogReader;
-use super::priority::yield_to_others;
+use super::priority::run_when_idle;
 use crate::line::Lane;
 use crate::telemetry::Metrics;
 
@@ -101,7 +101,7 @@ impl Service<'_> {
         sampled: &Receiver<ParitySample>,
         ended: &Receiver<()>,
     ) {
-        yield_to_others();
+        run_when_idle();
         let mut checks = Checks {
             metrics: &self.metrics,
             by_partition: self.by_partition,

@@ -1,4 +1,4 @@
-//! The Kafka client's properties, checked without a broker.
+//! The Kafka client's properties: those that every client here has, and the user's, checked without a broker.
 //!
 //! The client's own refusal repeats the value, which may be a password given to a misspelt name, so
 //! every property is tried here first and a value is never passed on.
@@ -8,6 +8,27 @@ use std::collections::BTreeMap;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;
+
+use crate::settings::KafkaSettings;
+
+/// Longest wait before a broker that is away is tried again, as Kafka's own clients have it: with librdkafka's ten
+/// seconds, one that has come back is found when an open transaction has nearly timed out.
+const RECONNECT_MS_MAX: &str = "1000";
+
+/// What a client of these brokers is made with. `own` gives way to the user's properties.
+pub fn client_config(kafka: &KafkaSettings, own: &[(&str, &str)]) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", &kafka.brokers)
+        .set("reconnect.backoff.max.ms", RECONNECT_MS_MAX);
+    for (name, value) in own {
+        config.set(*name, *value);
+    }
+    for (name, value) in &kafka.properties {
+        config.set(name, value);
+    }
+    config
+}
 
 /// A property that the client does not take.
 #[derive(Debug, PartialEq, Eq)]

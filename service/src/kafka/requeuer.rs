@@ -6,13 +6,13 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::util::Timeout;
 use sanderling_schemas::EventId;
 
+use super::properties::client_config;
 use crate::failure::Failure;
 use crate::settings::KafkaSettings;
 
@@ -34,12 +34,7 @@ pub struct Requeuer<'a> {
 impl<'a> Requeuer<'a> {
     /// Takes the transactional id `id` over. Marks go to the topic `dead_letters`.
     pub fn new(kafka: &KafkaSettings, id: &str, dead_letters: &'a str) -> Result<Self, Failure> {
-        let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", &kafka.brokers);
-        for (name, value) in &kafka.properties {
-            config.set(name, value);
-        }
-        let producer: BaseProducer = config
+        let producer: BaseProducer = client_config(kafka, &[])
             .set("transactional.id", id)
             .create()
             .map_err(|e| failed("make a producer", &e))?;

@@ -5,13 +5,13 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
-use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use sanderling_ingest::{IngestError, KafkaTrouble};
 
+use super::properties::client_config;
 use crate::failure::Failure;
 use crate::settings::KafkaSettings;
 
@@ -101,12 +101,7 @@ pub fn check_readable(kafka: &KafkaSettings, topic: &str) -> Result<(), Failure>
 /// A consumer, and the partitions of `topic`.
 fn open(kafka: &KafkaSettings, topic: &str) -> Result<(BaseConsumer<Refusal>, Vec<i32>), Failure> {
     let failed = |error: &KafkaError| trouble(kafka, topic, error);
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", &kafka.brokers);
-    for (name, value) in &kafka.properties {
-        config.set(name, value);
-    }
-    let consumer = config
+    let consumer = client_config(kafka, &[])
         .set("group.id", "sanderling-scan")
         .set("enable.auto.commit", "false")
         .set("enable.partition.eof", "true")

@@ -17,6 +17,7 @@ use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use sanderling_ingest::Committer;
 use sanderling_schemas::Offsets;
 
+use super::properties::client_config;
 use super::{Record, TIMING_HEADER};
 use crate::failure::Failure;
 use crate::settings::KafkaSettings;
@@ -94,19 +95,14 @@ impl Transactions {
     /// A producer of the transactional id `id`. An earlier one of that id, alive or dead, is fenced
     /// off and its open transaction aborted.
     pub fn new(kafka: &KafkaSettings, id: &str, committer: Committer) -> Result<Self, Failure> {
-        let mut config = ClientConfig::new();
-        config
-            .set("bootstrap.servers", &kafka.brokers)
-            .set("linger.ms", "2")
+        let timeout = TRANSACTION_TIMEOUT.as_millis().to_string();
+        let own = [
+            ("linger.ms", "2"),
             // What the coordinator cannot do while it does something else is asked for again soon.
-            .set("retry.backoff.ms", "5")
-            .set(
-                TRANSACTION_TIMEOUT_KEY,
-                TRANSACTION_TIMEOUT.as_millis().to_string(),
-            );
-        for (key, value) in &kafka.properties {
-            config.set(key, value);
-        }
+            ("retry.backoff.ms", "5"),
+            (TRANSACTION_TIMEOUT_KEY, &timeout),
+        ];
+        let mut config = client_config(kafka, &own);
         config.set("transactional.id", id);
         let producer = begin_producer(&config, id)?;
         Ok(Self {

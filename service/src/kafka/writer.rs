@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rdkafka::ClientContext;
-use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 
+use super::properties::client_config;
 use super::{Record, TIMING_HEADER};
 use crate::failure::Failure;
 use crate::settings::KafkaSettings;
@@ -55,15 +55,8 @@ impl TopicWriter {
     /// A writer to the brokers of `kafka`, whose properties go to librdkafka as they are.
     pub fn new(kafka: &KafkaSettings) -> Result<Self, Failure> {
         let fates = Arc::new(Fates::default());
-        let mut config = ClientConfig::new();
-        config
-            .set("bootstrap.servers", &kafka.brokers)
-            .set("linger.ms", "1")
-            .set("enable.idempotence", "true");
-        for (key, value) in &kafka.properties {
-            config.set(key, value);
-        }
-        let producer = config
+        let own = [("linger.ms", "1"), ("enable.idempotence", "true")];
+        let producer = client_config(kafka, &own)
             .create_with_context(Deliveries(fates.clone()))
             .map_err(|e| {
                 Failure::new(

@@ -102,9 +102,10 @@ fn killed_stopped_and_cut_off_each_payment_is_decided_once() {
                 println!("{told}, ended after {took:.2?}, live again after {live:.2?}");
             }
             OfBroker => {
+                let killed = Instant::now();
                 broker.kill();
                 broker.restart();
-                println!("{told}, up again");
+                println!("{told}, up again after {:.2?}", killed.elapsed());
             }
             Abort => {
                 let sent = watcher.ask(&json!({

@@ -292,15 +292,6 @@ impl Outcomes {
         Ok(Self { flows, runtime })
     }
 
-    /// The next outcome, waiting for it as long as it takes; `None` at the end.
-    pub fn next(&mut self) -> Option<Outcome> {
-        loop {
-            if let Some(outcome) = outcome(self.flows.blocking_recv()?) {
-                return Some(outcome);
-            }
-        }
-    }
-
     /// The next outcome, if one comes before `other` is done.
     pub fn next_before(&mut self, other: impl Future<Output = ()>) -> Next {
         let flow = self.runtime.block_on(async {
@@ -314,6 +305,19 @@ impl Outcomes {
             Some(Some(flow)) => outcome(flow).map_or(Next::Nothing, Next::Outcome),
             Some(None) => Next::End,
             None => Next::Nothing,
+        }
+    }
+}
+
+/// The outcomes in order, each waited for as long as it takes.
+impl Iterator for Outcomes {
+    type Item = Outcome;
+
+    fn next(&mut self) -> Option<Outcome> {
+        loop {
+            if let Some(outcome) = outcome(self.flows.blocking_recv()?) {
+                return Some(outcome);
+            }
         }
     }
 }

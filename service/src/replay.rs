@@ -131,7 +131,7 @@ pub fn replay(folder: &PipelineFolder, options: &ReplayOptions) -> Result<Summar
             Ok(())
         },
         |outcomes| {
-            while let Some(outcome) = outcomes.next() {
+            for outcome in outcomes {
                 match outcome {
                     Outcome::Decided(decided) => {
                         tally.decided(&decided);

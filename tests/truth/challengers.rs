@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -192,7 +193,7 @@ fn a_successor_goes_on_from_the_champion_and_the_better_one_decides() {
             .collect()
     };
     let shipped = hash_of(&root().join(SHIPPED));
-    assert_eq!(list("champion"), [shipped.clone()]);
+    assert_eq!(list("champion"), slice::from_ref(&shipped));
     let refused = finish(command(&[
         "model",
         "promote",
@@ -204,7 +205,7 @@ fn a_successor_goes_on_from_the_champion_and_the_better_one_decides() {
     assert!(refused.stderr.contains("not_promoted"), "{refused:?}");
     answer(&["model", "promote", pipeline, text(&first), "--untried"]);
     assert_eq!(list("champion"), [hash_of(&first)]);
-    assert_eq!(list("kept"), [shipped.clone()]);
+    assert_eq!(list("kept"), slice::from_ref(&shipped));
 
     // One that learns a little more from newer days, and one that unlearns.
     let update = |out: &Path, rate: &str| {

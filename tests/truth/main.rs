@@ -3,6 +3,9 @@
 //! A scenario is a folder under `scenarios/`: a pipeline, input, and a golden. `check` runs it
 //! plain, cut into other batches, on one core, and killed and resumed; all must give the same.
 
+// What a test saw is shown where it failed, and to who asks with `--nocapture`.
+#![allow(clippy::print_stdout)]
+
 mod arrows;
 mod bad_rows;
 mod capped;

@@ -33,9 +33,7 @@ fn what_was_fed_is_drained_before_the_end() {
             Ok(())
         };
         let drained = run(apart, fed, |outcomes| {
-            while let Some(outcome) = outcomes.next() {
-                marks += u32::from(matches!(outcome, Outcome::Mark(_)));
-            }
+            marks = outcomes.filter(|o| matches!(o, Outcome::Mark(_))).count();
             Ok(())
         });
         drained.expect("no stage fails");

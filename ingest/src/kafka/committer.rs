@@ -1,8 +1,11 @@
 //! Commits what was made of a source's records, from any thread.
 
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerGroupMetadata};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use sanderling_schemas::{Offset, Offsets, Partition};
 
@@ -10,6 +13,9 @@ use super::broker::{ANSWER_WITHIN, Broker};
 use super::group::Group;
 use super::options::TopicPartition;
 use crate::IngestError;
+
+/// Time between two tries of a coordinator that is not ready.
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// A source's membership of its group, for whoever commits. The membership lasts until the
 /// source and all of these are dropped: a `before_revoke` that holds one would keep it for ever.
@@ -56,16 +62,25 @@ impl Committer {
         for (topic, partition) in partitions {
             list.add_partition(topic, partition.0);
         }
-        let mut offsets = Offsets::default();
         if list.count() == 0 {
-            return Ok(offsets);
+            return Ok(Offsets::default());
         }
-        let committed = self
-            .consumer
-            .committed_offsets(list, ANSWER_WITHIN)
-            .map_err(failed)?;
+        let asked = Instant::now();
+        loop {
+            match self.ask(&list) {
+                Err(error) if is_moving(&error) && asked.elapsed() < ANSWER_WITHIN => {
+                    thread::sleep(AGAIN_AFTER);
+                }
+                answer => return answer.map_err(failed),
+            }
+        }
+    }
+
+    fn ask(&self, list: &TopicPartitionList) -> KafkaResult<Offsets> {
+        let mut offsets = Offsets::default();
+        let committed = (self.consumer).committed_offsets(list.clone(), ANSWER_WITHIN)?;
         for element in committed.elements() {
-            element.error().map_err(failed)?;
+            element.error()?;
             if let KafkaOffset::Offset(next) = element.offset() {
                 let partition = Partition(element.partition());
                 offsets.set(element.topic().into(), partition, Offset(next));
@@ -108,4 +123,13 @@ impl Committer {
     pub fn is_lost(&self) -> bool {
         self.consumer.assignment_lost()
     }
+}
+
+/// The group's coordinator is being found, or has just begun, as on a broker that is new.
+fn is_moving(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{CoordinatorLoadInProgress, CoordinatorNotAvailable, NotCoordinator};
+    matches!(
+        error.rdkafka_error_code(),
+        Some(CoordinatorLoadInProgress | CoordinatorNotAvailable | NotCoordinator)
+    )
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientConfig;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use sanderling_ingest::{
     EventSource, IngestError, KafkaOptions, KafkaSource, KafkaTrouble, OrderLog, Position,
     RunsReader, SourceEvent, TopicPartition,
@@ -517,6 +518,19 @@ fn a_broker_that_comes_back_only_costs_time() {
     produce_payments(&brokers, 0, 50, LONG_AGO_MS, 1000);
     let (batches, _) = read(&mut source, 50);
     assert_eq!(batches[0].ids[0].offset, Offset(50));
+}
+
+#[test]
+fn a_coordinator_that_is_not_ready_is_asked_again() {
+    let cluster = cluster(1);
+    let source = open(&options(&cluster.bootstrap_servers()));
+    let asked = [("payments-topic".into(), Partition(0))];
+    cluster.request_errors(
+        RDKafkaApiKey::OffsetFetch,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_COORDINATOR; 3],
+    );
+    let committed = source.committer().committed(&asked).unwrap();
+    assert_eq!(committed, Offsets::default());
 }
 
 #[test]

@@ -74,6 +74,9 @@ impl Service<'_> {
                             reached.set(id.topic.clone(), id.partition, after);
                         }
                     }
+                    if begin.is_none() && !is_of_topics(&reached, all) {
+                        return Err(could_overlap());
+                    }
                     let work = Work {
                         rung: Some(Rung::Rules),
                         quiet: true,
@@ -88,18 +91,9 @@ impl Service<'_> {
                 SourceEvent::Idle | SourceEvent::Assigned(_) | SourceEvent::Revoked(_) => {}
             }
         }
-        let reached = of_topics(&reached, all);
-        let known = all.iter().any(|(t, p)| reached.next(t, *p).is_some());
-        let next = match (known || rows == 0, begin) {
-            (true, _) => reached,
+        let next = match (is_of_topics(&reached, all), begin) {
             (false, Some(begin)) => begin,
-            (false, None) => {
-                return Err(Failure::new(
-                    "history",
-                    "the history does not say which records of the topics it holds, so that some could be folded twice",
-                )
-                .cure("record it with the columns _topic, _partition and _offset of its records; or start with empty topics"));
-            }
+            _ => of_topics(&reached, all),
         };
         self.lanes.open(Lane::WHOLE, rows, &next);
         give_up(&self.lanes, &[Lane::WHOLE], feeder);
@@ -108,6 +102,18 @@ impl Service<'_> {
         tracing::info!(rows, refused, "the history is folded");
         Ok(true)
     }
+}
+
+fn could_overlap() -> Failure {
+    Failure::new(
+        "history",
+        "the history does not say which records of the topics it holds, so that some could be folded twice",
+    )
+    .cure("record it with the columns _topic, _partition and _offset of its records; or start with empty topics")
+}
+
+fn is_of_topics(reached: &Offsets, all: &[TopicPartition]) -> bool {
+    all.iter().any(|(t, p)| reached.next(t, *p).is_some())
 }
 
 /// What was reached of these partitions.

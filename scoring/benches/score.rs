@@ -1,6 +1,6 @@
 //! Events per second through the scorer alone, on one thread, in batches of 256.
 //!
-//! `cargo bench --profile measure -p sanderling-scoring --bench score`
+//! `cargo bench --profile measure -p sanderling-scoring --bench score [-- PART-OF-A-CASE'S-NAME]`
 
 #![allow(clippy::print_stdout)]
 
@@ -143,7 +143,8 @@ fn model(options: ModelOptions) -> ServedModel {
         known_by_us: i64::MAX,
         seed: 1,
     };
-    train(&recording, &options, &plan, &mut |_| {}).expect("two thousand events train a model")
+    train(&recording, &options, &plan, None, &mut |_| {})
+        .expect("two thousand events train a model")
 }
 
 /// Batch `number` of the stream: 256 scored events, and one label for each once they are old enough.
@@ -246,7 +247,13 @@ fn main() {
         ("the same, three members", &three, &spread, Rung::Full),
     ];
     println!("events/s on one core, batches of {ROWS}, {FEATURES} features");
+    // cargo's own arguments begin with dashes.
+    let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
+    let wanted = wanted.unwrap_or_default();
     for (name, model, batches, rung) in cases {
+        if !name.contains(&wanted) {
+            continue;
+        }
         let begun = Instant::now();
         let (mut median, mut best, mut all) = (f64::MAX, f64::MAX, Vec::new());
         while begun.elapsed() < Duration::from_secs(5) {

@@ -86,6 +86,14 @@ pub enum ScoringError {
         /// The loss or the tensor.
         what: String,
     },
+    /// A checkpoint of training is of other rows, options or seeds.
+    #[error(
+        "{path} is a checkpoint of another training: rows, model options, plan, seed or program differ"
+    )]
+    OtherTraining {
+        /// The checkpoint's file.
+        path: String,
+    },
     /// A batch does not belong to this fold.
     #[error("batch of {rows} rows: {message}")]
     Batch {

@@ -186,7 +186,7 @@ fn run_fold(
         model,
         mut scorer,
         folded,
-    } = train_and_fold(recording, options, &training, &mut |p| progress(p))?;
+    } = train_and_fold(recording, options, &training, None, &mut |p| progress(p))?;
     let train_s = clock.elapsed().as_secs_f64();
 
     let times = recording.times_us();

@@ -55,7 +55,7 @@ pub(crate) fn schema(fields: &[(&str, Option<usize>, bool)]) -> FeatureSchema {
     }
 }
 
-fn relation(entities: &[&str], horizon_us: i64) -> Relation {
+pub(crate) fn relation(entities: &[&str], horizon_us: i64) -> Relation {
     let stream = |name: &str, scored| RelationStream {
         name: name.into(),
         scored,
@@ -315,7 +315,8 @@ pub(crate) fn model(recording: &Recording, options: &ModelOptions, share: f64) -
         known_by_us: to_us,
         seed: 7,
     };
-    let model = train(recording, options, &plan, &mut |_| {}).expect("the stream can be learnt");
+    let model =
+        train(recording, options, &plan, None, &mut |_| {}).expect("the stream can be learnt");
     assert_ne!(model.manifest().metrics, TrainingMetrics::default());
     model
 }

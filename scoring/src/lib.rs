@@ -44,4 +44,4 @@ pub use options::{ModelOptions, TrainingOptions};
 pub use recording::{RecordedLabel, Recording};
 pub use scorer::{MemorySummary, MemoryView, Scored, Scorer};
 pub use served::ServedModel;
-pub use train::{TrainingPlan, TrainingProgress, train, update};
+pub use train::{TrainingCheckpoints, TrainingPlan, TrainingProgress, train, update};

@@ -1,6 +1,7 @@
 //! A stream as compact rows in fold order: what training and evaluation read.
 
 use sanderling_schemas::{FeatureBatch, FeatureSchema, NO_SLOT, Relation};
+use sha2::{Digest, Sha256};
 
 use crate::error::ScoringError;
 use crate::inputs::feature_matrix;
@@ -207,6 +208,28 @@ impl Recording {
             known[label.of as usize] = label.value;
         }
         known
+    }
+
+    /// Adds all that it holds to `hash`.
+    pub(crate) fn digest(&self, hash: &mut Sha256) {
+        hash.update(self.schema.hash.as_bytes());
+        hash.update(format!("{:?} {}", self.entities, self.horizon_us));
+        for feature in &self.features {
+            hash.update(feature.to_le_bytes());
+        }
+        for slot in self.slots.iter().flatten() {
+            hash.update(slot.to_le_bytes());
+        }
+        for (time, sequence) in self.times.iter().zip(&self.sequences) {
+            hash.update(time.to_le_bytes());
+            hash.update(sequence.to_le_bytes());
+        }
+        for label in &self.labels {
+            hash.update(label.at.to_le_bytes());
+            hash.update(label.of.to_le_bytes());
+            hash.update(label.value.to_le_bytes());
+            hash.update(label.time_us.to_le_bytes());
+        }
     }
 
     /// Number of events before the first that is at `to_us` or later.

@@ -345,4 +345,6 @@ impl Scorer {
 }
 
 #[cfg(test)]
+mod referee;
+#[cfg(test)]
 mod tests;

@@ -11,6 +11,7 @@
 mod attend;
 mod batch;
 mod carries;
+mod checkpoints;
 mod draft;
 mod embed;
 mod graph;
@@ -32,6 +33,7 @@ use std::sync::Arc;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use sanderling_schemas::Output;
+use sha2::Digest;
 
 use crate::architecture::Architecture;
 use crate::calibration::CLASS_ROWS_MIN;
@@ -47,6 +49,7 @@ use history::History;
 use params::Params;
 use stages::Stages;
 
+pub use checkpoints::TrainingCheckpoints;
 pub use update::update;
 
 /// Rows from which the long settings of [`crate::TrainingOptions`] hold.
@@ -87,19 +90,25 @@ pub(crate) struct Trained {
 /// Trains a model on `recording`. The same recording, options and plan give the same bytes on
 /// the same machine. `progress` hears of every epoch.
 ///
+/// With `checkpoints` it can go on after it was cut off, from the last epoch that was done, and comes to
+/// the same model.
+///
 /// candle takes its number of threads from `RAYON_NUM_THREADS`; on operations as small as these,
 /// one is fastest by far.
 ///
 /// # Errors
 /// [`ScoringError::TooFewRows`] where there is nothing to learn from, [`ScoringError::Option`] for
-/// options out of range, [`ScoringError::NotFinite`] where training diverged.
+/// options out of range, [`ScoringError::NotFinite`] where training diverged,
+/// [`ScoringError::OtherTraining`] for checkpoints of another training.
 pub fn train(
     recording: &Recording,
     options: &ModelOptions,
     plan: &TrainingPlan,
+    checkpoints: Option<&TrainingCheckpoints>,
     progress: &mut dyn FnMut(TrainingProgress),
 ) -> Result<ServedModel, ScoringError> {
-    let Trained { model, scorer, .. } = train_and_fold(recording, options, plan, progress)?;
+    let trained = train_and_fold(recording, options, plan, checkpoints, progress)?;
+    let Trained { model, scorer, .. } = trained;
     drop(scorer);
     Ok(Arc::into_inner(model).expect("the scorer has a model of its own"))
 }
@@ -152,6 +161,7 @@ pub(crate) fn train_and_fold(
     recording: &Recording,
     options: &ModelOptions,
     plan: &TrainingPlan,
+    checkpoints: Option<&TrainingCheckpoints>,
     progress: &mut dyn FnMut(TrainingProgress),
 ) -> Result<Trained, ScoringError> {
     let shape = Architecture::new(options, recording.schema(), recording.entities())?;
@@ -182,6 +192,7 @@ pub(crate) fn train_and_fold(
         seed: plan.seed,
         long,
         start: None,
+        checkpoints: checkpoints.map(|kept| (kept, key(recording, options, plan, None))),
     };
     let share = options
         .training
@@ -206,7 +217,7 @@ pub(crate) fn train_and_fold(
     };
     let (mut weights, calibrated, scorer, folded) = match &held {
         Some((early, late)) if !long => {
-            let trial = task.network(0, early, Some(late), None, &mut progress)?;
+            let trial = task.network(("trial", 0), early, Some(late), None, &mut progress)?;
             let of_one = vec![trial.weights];
             let one = ModelOptions {
                 members: 1,
@@ -264,6 +275,8 @@ struct Task<'a> {
     long: bool,
     /// Weights to go on from.
     start: Option<&'a Weights>,
+    /// Where it is kept how far the networks are, and the key of this training.
+    checkpoints: Option<(&'a TrainingCheckpoints, String)>,
 }
 
 /// A network that has learnt.
@@ -281,11 +294,11 @@ impl Task<'_> {
         stages::epochs(self.shape, self.long).iter().sum()
     }
 
-    /// Trains the network `member` on `rows`. With rows `held` out, it stops where they say; else
-    /// after `epochs`, or as many as the options say.
+    /// Trains the network `member` on `rows`, and keeps by `name` how far it is. With rows `held` out, it
+    /// stops where they say; else after `epochs`, or as many as the options say.
     fn network(
         &self,
-        member: u64,
+        (name, member): (&str, u64),
         rows: &GradientRows,
         held: Option<&GradientRows>,
         epochs: Option<usize>,
@@ -297,7 +310,7 @@ impl Task<'_> {
         if let Some(start) = self.start {
             params.load(&start.of_member(member as usize))?;
         }
-        let mut stages = Stages::new(
+        let stages = Stages::new(
             self.shape,
             self.recording,
             self.front,
@@ -307,7 +320,9 @@ impl Task<'_> {
             rng,
             (self.long, epochs, held),
         );
-        let (epochs, loss) = stages.run(self.known, progress)?;
+        let checkpoints = self.checkpoints.as_ref();
+        let file = checkpoints.map(|(folder, key)| folder.of_network(name, key));
+        let (epochs, loss) = stages.kept_in(file).run(self.known, progress)?;
         let mut weights = Weights::default();
         params.store(&mut weights)?;
         Ok(Network {
@@ -326,13 +341,16 @@ impl Task<'_> {
         progress: &mut dyn FnMut(f64),
     ) -> Result<(Vec<Weights>, f64), ScoringError> {
         let members = self.shape.options.members as u64;
+        let network = |member: u64, progress: &mut dyn FnMut(f64)| {
+            let name = format!("network.{member}");
+            self.network((&name, member), rows, held, epochs, progress)
+        };
         std::thread::scope(|scope| {
+            let network = &network;
             let others: Vec<_> = (1..members)
-                .map(|member| {
-                    scope.spawn(move || self.network(member, rows, held, epochs, &mut |_| {}))
-                })
+                .map(|member| scope.spawn(move || network(member, &mut |_| {})))
                 .collect();
-            let first = self.network(0, rows, held, epochs, progress)?;
+            let first = network(0, progress)?;
             let mut networks = vec![first.weights];
             for other in others {
                 networks.push(other.join().expect("training does not panic")?.weights);
@@ -351,6 +369,20 @@ impl Task<'_> {
         weights.insert("label", &[2], self.label.to_vec());
         weights
     }
+}
+
+/// Names a training among all others: its rows, options and plan, and the model that it went on from.
+fn key(
+    recording: &Recording,
+    options: &ModelOptions,
+    plan: &TrainingPlan,
+    start: Option<&ServedModel>,
+) -> String {
+    checkpoints::key(|hash| {
+        recording.digest(hash);
+        hash.update(format!("{options:?} {plan:?}"));
+        hash.update(start.map_or("", ServedModel::hash));
+    })
 }
 
 /// Labels by their mean and deviation.

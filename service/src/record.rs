@@ -139,6 +139,9 @@ pub fn model_failure(e: ScoringError) -> Failure {
         ScoringError::Option { .. } => {
             failure.cure("correct the model: section, or the --set of it")
         }
+        ScoringError::OtherTraining { .. } => {
+            failure.cure("give the arguments of then, or leave --resume out to begin anew")
+        }
         _ => failure,
     }
 }

@@ -8,13 +8,18 @@ use std::time::Instant;
 use sanderling_decide::{POLICY_FILE, Settled};
 use sanderling_ingest::Input;
 use sanderling_schemas::EventTime;
-use sanderling_scoring::{ServedModel, TrainingMetrics, TrainingPlan, TrainingRange, Trial};
+use sanderling_scoring::{
+    ServedModel, TrainingCheckpoints, TrainingMetrics, TrainingPlan, TrainingRange, Trial,
+};
 use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::folder::PipelineFolder;
 use crate::progress::Progress;
 use crate::record::{model_failure, record};
+
+/// Folder of the model's folder in which training keeps how far it is.
+const CHECKPOINTS: &str = "training";
 
 /// What to train on.
 pub struct TrainOptions {
@@ -32,6 +37,8 @@ pub struct TrainOptions {
     pub from_model: Option<PathBuf>,
     /// Seed of weights, dropout and drawing.
     pub seed: u64,
+    /// Go on with a training that was cut off.
+    pub resume: bool,
 }
 
 /// What was trained.
@@ -125,15 +132,19 @@ pub fn train(folder: &PipelineFolder, options: &TrainOptions) -> Result<Trained,
     let progress = Progress::epochs("train");
     let mut tell = |p: sanderling_scoring::TrainingProgress| progress.epoch(p.epochs, p.of, p.loss);
     let (recording, settings) = (&recorded.recording, &folder.settings.model);
+    let checkpoints = TrainingCheckpoints::new(&options.out.join(CHECKPOINTS), options.resume);
+    let kept = Some(&checkpoints);
     let model = match champion {
-        None => sanderling_scoring::train(recording, settings, &plan, &mut tell),
+        None => sanderling_scoring::train(recording, settings, &plan, kept, &mut tell),
         Some(champion) => {
-            sanderling_scoring::update(recording, champion, &settings.training, &plan, &mut tell)
+            let settings = &settings.training;
+            sanderling_scoring::update(recording, champion, settings, &plan, kept, &mut tell)
         }
     }
     .map_err(model_failure)?;
     progress.finish();
     model.save(&options.out).map_err(model_failure)?;
+    checkpoints.remove().map_err(model_failure)?;
     let manifest = model.manifest();
     let settled = policy.map(|policy| policy.settle(manifest.held_out.as_ref()));
     let (thresholds, without_thresholds) = match settled {

@@ -6,6 +6,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
+use sanderling_state::{Persist, StateError};
 
 use crate::architecture::{Init, TensorSpec};
 use crate::error::ScoringError;
@@ -113,12 +114,45 @@ pub(crate) struct Optimiser {
 }
 
 /// What the optimiser keeps of one tensor.
-struct Moments {
+#[derive(Debug, Clone)]
+pub(super) struct Moments {
     place: usize,
     values: Vec<f32>,
     first: Vec<f32>,
     second: Vec<f32>,
     average: Vec<f32>,
+}
+
+impl Moments {
+    /// Before the first step.
+    pub(super) fn new(place: usize, values: Vec<f32>) -> Self {
+        let zero = vec![0.0; values.len()];
+        Self {
+            place,
+            values,
+            first: zero.clone(),
+            second: zero.clone(),
+            average: zero,
+        }
+    }
+}
+
+impl Persist for Moments {
+    fn write(&self, out: &mut Vec<u8>) {
+        (self.place as u64).write(out);
+        let lists = [&self.values, &self.first, &self.second, &self.average];
+        lists.iter().for_each(|list| list.write(out));
+    }
+
+    fn read(input: &mut &[u8]) -> Result<Self, StateError> {
+        Ok(Self {
+            place: u64::read(input)? as usize,
+            values: Vec::read(input)?,
+            first: Vec::read(input)?,
+            second: Vec::read(input)?,
+            average: Vec::read(input)?,
+        })
+    }
 }
 
 const BETAS: (f64, f64) = (0.9, 0.99);
@@ -136,14 +170,7 @@ impl Optimiser {
         for (place, spec) in params.specs.iter().enumerate() {
             if spec.first_stage == first_stage {
                 let values: Vec<f32> = params.vars[place].flatten_all()?.to_vec1()?;
-                let zero = vec![0.0; values.len()];
-                moments.push(Moments {
-                    place,
-                    values,
-                    first: zero.clone(),
-                    second: zero.clone(),
-                    average: zero,
-                });
+                moments.push(Moments::new(place, values));
             }
         }
         let stage = if first_stage {
@@ -158,6 +185,16 @@ impl Optimiser {
             step: 0,
             moments,
         })
+    }
+
+    /// Steps taken, and what is kept of each tensor.
+    pub(super) fn state(&self) -> (usize, Vec<Moments>) {
+        (self.step, self.moments.clone())
+    }
+
+    /// Goes on from a [`Optimiser::state`]; the tensors are those of then.
+    pub(super) fn restore(&mut self, (step, moments): (usize, Vec<Moments>)) {
+        (self.step, self.moments) = (step, moments);
     }
 
     fn rate(&self) -> f64 {

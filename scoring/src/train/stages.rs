@@ -9,6 +9,7 @@ use sanderling_schemas::Output;
 use super::GradientRows;
 use super::batch::{Source, present};
 use super::carries::{Carries, Inputs, scaled};
+use super::checkpoints::{Checkpoint, CheckpointFile};
 use super::graph::Graph;
 use super::history::History;
 use super::loss::{ClassLoss, forecast_loss, loss};
@@ -34,6 +35,7 @@ pub(crate) struct Stages<'a> {
     params: &'a Params,
     rng: ChaCha8Rng,
     held: Option<&'a GradientRows>,
+    checkpoints: Option<CheckpointFile>,
     first_epochs: usize,
     epochs: usize,
     batch: usize,
@@ -111,12 +113,19 @@ impl<'a> Stages<'a> {
             params,
             rng,
             held,
+            checkpoints: None,
             first_epochs,
             epochs: second_epochs.unwrap_or(all_epochs),
             batch: options.batch.unwrap_or(if long { 512 } else { 256 }),
             negatives,
             class,
         }
+    }
+
+    /// Keeps how far it is in `file`, and goes on from what is there.
+    pub(super) fn kept_in(mut self, file: Option<CheckpointFile>) -> Self {
+        self.checkpoints = file;
+        self
     }
 
     /// Trains all tensors; `known` events come before the moment of training. Gives back the epochs
@@ -126,11 +135,26 @@ impl<'a> Stages<'a> {
         known: usize,
         report: &mut dyn FnMut(f64),
     ) -> Result<(usize, f64), ScoringError> {
-        if self.first_epochs > 0 {
-            self.first_stage(report)?;
+        let kept = self.checkpoints.as_ref().map(CheckpointFile::load);
+        let begun = kept.transpose()?.flatten();
+        match &begun {
+            Some(begun) => {
+                self.params.load(&begun.tensors)?;
+                self.rng = begun.rng.clone();
+                (0..self.first_epochs + begun.epochs).for_each(|_| report(begun.loss));
+            }
+            None if self.first_epochs > 0 => self.first_stage(report)?,
+            None => {}
         }
         let inputs = self.inputs(known)?;
-        self.second_stage(&inputs, report)
+        self.second_stage(&inputs, begun, report)
+    }
+
+    /// All tensors as they are.
+    fn tensors(&self) -> Result<Weights, ScoringError> {
+        let mut weights = Weights::default();
+        self.params.store(&mut weights)?;
+        Ok(weights)
     }
 
     /// The rows of an epoch in a fresh order: all but the negatives that were not drawn.
@@ -268,11 +292,9 @@ impl<'a> Stages<'a> {
             .position(|&time| time >= since);
         let first = first.unwrap_or(self.gradient.rows[0] as usize);
         let forecast = options.output == Output::Forecast;
-        let mut weights = Weights::default();
-        self.params.store(&mut weights)?;
         let stage = match forecast {
             true => None,
-            false => Some(FirstStage::load(self.shape, self.front, &weights)?),
+            false => Some(FirstStage::load(self.shape, self.front, &self.tensors()?)?),
         };
         let mut inputs = Inputs {
             first,
@@ -304,9 +326,11 @@ impl<'a> Stages<'a> {
         Ok(inputs)
     }
 
+    /// From where it was, if it was `begun`.
     fn second_stage(
         &mut self,
         inputs: &Inputs,
+        begun: Option<Checkpoint>,
         report: &mut dyn FnMut(f64),
     ) -> Result<(usize, f64), ScoringError> {
         let options = self.shape.options.training.clone();
@@ -322,15 +346,25 @@ impl<'a> Stages<'a> {
             &options,
             self.epochs * self.epoch_steps(),
         )?;
-        let mut carries = Carries::default();
-        let mut mean = f64::NAN;
-        let (mut losses, mut kept) = (Vec::new(), Vec::new());
-        for epoch in 0..self.epochs {
+        let fold =
+            |by: &Weights| Carries::fold(self.shape, self.recording, self.history, inputs, by);
+        let (mut done, mut mean, mut folded_by) = (0, f64::NAN, None);
+        let (mut losses, mut averages) = (Vec::new(), Vec::new());
+        if let Some(begun) = begun {
+            optimiser.restore((begun.steps, begun.moments));
+            (done, mean, folded_by) = (begun.epochs, begun.loss, begun.folded_by);
+            (losses, averages) = (begun.losses, begun.averages);
+        }
+        let mut carries = folded_by
+            .as_ref()
+            .map(fold)
+            .transpose()?
+            .unwrap_or_default();
+        for epoch in done..self.epochs {
             if epoch % options.refresh_epochs == 1 % options.refresh_epochs {
-                let mut weights = Weights::default();
-                self.params.store(&mut weights)?;
-                carries =
-                    Carries::fold(self.shape, self.recording, self.history, inputs, &weights)?;
+                let tensors = self.tensors()?;
+                carries = fold(&tensors)?;
+                folded_by = Some(tensors);
             }
             let source = Source {
                 shape: self.shape,
@@ -382,20 +416,33 @@ impl<'a> Stages<'a> {
                 steps += 1.0;
             }
             mean = sum / steps;
-            report(mean);
             if let Some(held) = self.held {
-                let averaged = optimiser.average(self.params)?;
+                averages.push(optimiser.average(self.params)?);
                 losses.push(self.held_losses(&source, held)?);
-                kept.push(averaged);
                 optimiser.go_on(self.params)?;
             }
+            if let Some(file) = &self.checkpoints {
+                let (steps, moments) = optimiser.state();
+                file.save(&Checkpoint {
+                    epochs: epoch + 1,
+                    loss: mean,
+                    rng: self.rng.clone(),
+                    tensors: self.tensors()?,
+                    steps,
+                    moments,
+                    folded_by: folded_by.clone(),
+                    losses: losses.clone(),
+                    averages: averages.clone(),
+                })?;
+            }
+            report(mean);
         }
         if self.held.is_none() {
             optimiser.average(self.params)?;
             return Ok((self.epochs, mean));
         }
         let epochs = enough(&losses);
-        self.params.restore(&kept[epochs - 1])?;
+        self.params.restore(&averages[epochs - 1])?;
         Ok((epochs, mean))
     }
 

@@ -176,12 +176,78 @@ fn training_that_diverges_stops() {
         known_by_us: i64::MAX,
         seed: 1,
     };
-    let stopped = train(&recording, &options, &plan, &mut |_| {});
+    let stopped = train(&recording, &options, &plan, None, &mut |_| {});
     let Err(ScoringError::NotFinite { what, .. }) = stopped else {
         panic!("{:?}", stopped.err());
     };
     assert!(what.contains("event "), "{what}");
     assert!(what.contains("tensor "), "{what}");
+}
+
+/// Trains with `keep` and copies what is kept after every epoch; then goes on from each copy and wants
+/// the same model.
+fn assert_goes_on(
+    epochs: usize,
+    trained: impl Fn(&TrainingCheckpoints, &mut dyn FnMut(TrainingProgress)) -> ServedModel,
+) {
+    let root = tempfile::tempdir().unwrap();
+    let (kept, copies) = (root.path().join("kept"), root.path().join("copies"));
+    let mut cut = Vec::new();
+    let whole = trained(&TrainingCheckpoints::new(&kept, false), &mut |progress| {
+        let copy = copies.join(progress.epochs.to_string());
+        std::fs::create_dir_all(&copy).unwrap();
+        for file in std::fs::read_dir(&kept).into_iter().flatten() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), copy.join(file.file_name())).unwrap();
+        }
+        cut.push(copy);
+    });
+    assert_eq!(cut.len(), epochs);
+    for copy in cut {
+        let mut heard = 0;
+        let again = trained(&TrainingCheckpoints::new(&copy, true), &mut |progress| {
+            heard += 1;
+            assert_eq!(progress.epochs, heard);
+        });
+        assert_eq!(again.hash(), whole.hash(), "cut off at {}", copy.display());
+        assert_eq!(again.manifest(), whole.manifest());
+        assert_eq!(heard, epochs);
+    }
+}
+
+#[test]
+fn training_that_was_cut_off_goes_on_to_the_same_model() {
+    let recording = payments(2500, 27).recording();
+    let options = ModelOptions {
+        members: 2,
+        ..small(4)
+    };
+    let plan = TrainingPlan {
+        from_us: 0,
+        to_us: 2400 * MINUTE_US,
+        known_by_us: 2400 * MINUTE_US,
+        seed: 5,
+    };
+    // The trial and the networks, two epochs of the first stage and four of the second each.
+    assert_goes_on(12, |kept, progress| {
+        train(&recording, &options, &plan, Some(kept), progress).unwrap()
+    });
+    let champion = Arc::new(model(&recording, &small(1), 0.4));
+    assert_goes_on(3, |kept, progress| {
+        let training = TrainingOptions {
+            update_epochs: Some(2),
+            ..small(1).training
+        };
+        let champion = champion.clone();
+        update(&recording, champion, &training, &plan, Some(kept), progress).unwrap()
+    });
+
+    let folder = tempfile::tempdir().unwrap();
+    let kept = TrainingCheckpoints::new(folder.path(), true);
+    train(&recording, &options, &plan, Some(&kept), &mut |_| {}).unwrap();
+    let plan = TrainingPlan { seed: 6, ..plan };
+    let other = train(&recording, &options, &plan, Some(&kept), &mut |_| {});
+    assert!(matches!(other, Err(ScoringError::OtherTraining { .. })));
 }
 
 #[test]
@@ -234,7 +300,15 @@ fn a_successor_goes_on_and_is_held_against_the_champion() {
             update_rate: rate,
             ..small(4).training
         };
-        update(&recording, champion.clone(), &training, &plan, &mut |_| {}).unwrap()
+        update(
+            &recording,
+            champion.clone(),
+            &training,
+            &plan,
+            None,
+            &mut |_| {},
+        )
+        .unwrap()
     };
     let (better, worse) = (trained_on(1e-3), trained_on(0.5));
     let trial = |model: &ServedModel| model.manifest().trial.clone().unwrap();

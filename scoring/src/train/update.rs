@@ -11,8 +11,8 @@ use sanderling_schemas::{Output, Rung};
 use super::draft::{Draft, RUNGS, outputs};
 use super::history::History;
 use super::{
-    GradientRows, LONG_ROWS, Task, TrainingPlan, TrainingProgress, gradient_rows, stages,
-    standardise,
+    GradientRows, LONG_ROWS, Task, TrainingCheckpoints, TrainingPlan, TrainingProgress,
+    gradient_rows, key, stages, standardise,
 };
 use crate::architecture::Architecture;
 use crate::error::ScoringError;
@@ -37,6 +37,7 @@ pub fn update(
     champion: Arc<ServedModel>,
     training: &TrainingOptions,
     plan: &TrainingPlan,
+    checkpoints: Option<&TrainingCheckpoints>,
     progress: &mut dyn FnMut(TrainingProgress),
 ) -> Result<ServedModel, ScoringError> {
     let mut before = Scorer::of_recording(champion.clone(), recording, 1)?;
@@ -87,6 +88,8 @@ pub fn update(
         seed: plan.seed,
         long,
         start: Some(&start),
+        checkpoints: checkpoints
+            .map(|kept| (kept, key(recording, &options, plan, Some(&champion)))),
     };
     let (mut epochs, of) = (0, task.epochs());
     let (networks, loss) = task.networks(&early, None, None, &mut |loss| {

@@ -35,6 +35,9 @@ pub(super) struct TrainArgs {
     /// Seed of weights, dropout and drawing.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Go on with a training of the same arguments that was cut off, from the last epoch it finished.
+    #[arg(long)]
+    resume: bool,
 }
 
 impl TrainArgs {
@@ -48,6 +51,7 @@ impl TrainArgs {
             out: self.out,
             from_model: self.from_model,
             seed: self.seed,
+            resume: self.resume,
         };
         let trained = train(&folder, &options)?;
         call.show(&trained)?;

@@ -1,0 +1,190 @@
+"""The same network in PyTorch and in Sanderling, side by side in one run, on one thread each.
+
+    python scoring/torch/race.py [--rounds 3] [--threads 1]
+
+Batches of 256 events: 40 features, card LSTM of 64, GRU of 16 over a terminal's known labels, attention over 16 events of each.
+In each round Sanderling's scorer (`cargo bench --bench score`), then PyTorch with carried state (carries and
+remembered keys are gathered and scattered by index, one step of each cell), then PyTorch that runs each history again (a card's
+last 16 events through the LSTM, a terminal's last 16 labels through the GRU, and the keys of both), then the
+matrix products of one batch alone. PyTorch is spared what is not tensors: the times and counts of an event come
+ready-made, it looks for no label's event, and an entity that comes twice in a batch takes one step. Needs torch and cargo.
+"""
+
+import argparse
+import re
+import statistics
+import subprocess
+import time
+
+import torch
+from network import Network, Sizes
+
+BATCH = 256
+CARDS, TERMINALS = 5_000, 10_000
+BATCHES = 24
+SANDERLING = "cargo bench --locked --profile measure -p sanderling-scoring --bench score -- full"
+
+
+def sizes():
+    features = [(f"f{i}", (None, 0, 1)[i % 3], i % 6 == 2) for i in range(40)]
+    return Sizes(features=features, entities=["card", "terminal"])
+
+
+class Batch:
+    """What one batch brings; nothing of it is timed."""
+
+    def __init__(self, sizes, generator):
+        rand = lambda *shape: torch.rand(*shape, generator=generator)
+        draw = lambda high: torch.randint(high, (BATCH,), generator=generator)
+        self.features = torch.where(rand(BATCH, 40) < 0.02, torch.nan, rand(BATCH, 40).mul(8).exp())
+        self.card, self.terminal, self.labelled = draw(CARDS), draw(TERMINALS), draw(TERMINALS)
+        self.card_since, self.terminal_since = rand(BATCH, 2), rand(BATCH, 2)
+        self.card_ages, self.terminal_ages = rand(BATCH, sizes.own_events), rand(BATCH, sizes.endpoint_events)
+        # Of the events whose label became known.
+        self.label = (rand(BATCH) < 0.01).float()
+        self.label_last, self.label_age = rand(BATCH, 3), rand(BATCH)
+        self.label_token, self.label_first = rand(BATCH, sizes.token), rand(BATCH)
+        # Histories, as a feature store would hand them over.
+        n = len(sizes.remembered)
+        self.card_z, self.card_first = rand(BATCH, sizes.own_events, n), rand(BATCH, sizes.own_events)
+        self.card_gaps = rand(BATCH, sizes.own_events)
+        self.terminal_z = rand(BATCH, sizes.endpoint_events, n)
+        self.terminal_first = rand(BATCH, sizes.endpoint_events)
+        self.terminal_h = rand(BATCH, sizes.endpoint_events, sizes.lstm)
+        self.labels = rand(BATCH, sizes.endpoint_events, sizes.token + sizes.label_extras)
+
+
+class Carried:
+    """State in tables by entity; a batch gathers its rows and writes them back."""
+
+    def __init__(self, network):
+        sizes = network.sizes
+        self.network = network
+        self.h, self.c = torch.zeros(CARDS, sizes.lstm), torch.zeros(CARDS, sizes.lstm)
+        self.terminal_h = torch.zeros(TERMINALS, sizes.gru)
+        self.card_ring = torch.randn(CARDS, sizes.own_events, 2 * sizes.key)
+        self.terminal_ring = torch.randn(TERMINALS, sizes.endpoint_events, 2 * sizes.key)
+        self.card_next = torch.zeros(CARDS, dtype=torch.long)
+        self.terminal_next = torch.zeros(TERMINALS, dtype=torch.long)
+        self.there = torch.ones(BATCH, sizes.own_events, dtype=torch.bool)
+
+    def score(self, batch):
+        network, sizes = self.network, self.network.sizes
+        x = network.label(batch.label_token, batch.label_first, batch.label, batch.label_last, batch.label_age)
+        self.terminal_h[batch.labelled] = network.gru(1, x, self.terminal_h[batch.labelled])
+        front = network.front(batch.features)
+        first, token = network.first_stage(front), network.token(front[1][:, network.remembered])
+        embedded = network.embed(front, "embed")
+        h, c = self.h[batch.card], self.c[batch.card]
+        found = [
+            network.attend(0, embedded, self.card_ring[batch.card], batch.card_ages, self.there),
+            network.attend(1, embedded, self.terminal_ring[batch.terminal], batch.terminal_ages, self.there),
+        ]
+        read_outs = [h, batch.card_since, found[0], self.terminal_h[batch.terminal], batch.terminal_since, found[1]]
+        scores = network.head("head.full", embedded, read_outs)
+        self.card_ring[batch.card, self.card_next[batch.card]] = network.entry(0, token, first, h)
+        self.terminal_ring[batch.terminal, self.terminal_next[batch.terminal]] = network.entry(1, token, first, h)
+        self.card_next[batch.card] = (self.card_next[batch.card] + 1) % sizes.own_events
+        self.terminal_next[batch.terminal] = (self.terminal_next[batch.terminal] + 1) % sizes.endpoint_events
+        self.h[batch.card], self.c[batch.card] = network.lstm(token, first, batch.card_since[:, 1], h, c)
+        return scores
+
+
+class Rerun:
+    """No state: every event's histories go through PyTorch's own LSTM and GRU again."""
+
+    def __init__(self, network):
+        sizes, tensors = network.sizes, network.tensors
+        self.network = network
+        self.lstm = torch.nn.LSTM(sizes.token + 2, sizes.lstm, batch_first=True)
+        self.gru = torch.nn.GRU(sizes.token + sizes.label_extras, sizes.gru, batch_first=True)
+        zero = torch.zeros(4 * sizes.lstm)
+        biases = tensors["memory.1.bias_input"], tensors["memory.1.bias_hidden"]
+        for cell, memory, bias in ((self.lstm, 0, (tensors["memory.0.bias"], zero)), (self.gru, 1, biases)):
+            weights = tensors[f"memory.{memory}.input"], tensors[f"memory.{memory}.hidden"], *bias
+            for own, weight in zip(cell.parameters(), weights):
+                own.data.copy_(weight)
+        self.there = torch.ones(BATCH, sizes.own_events, dtype=torch.bool)
+
+    def score(self, batch):
+        network = self.network
+        front = network.front(batch.features)
+        embedded = network.embed(front, "embed")
+        token = network.token(batch.card_z)
+        steps = torch.cat([token, batch.card_first.unsqueeze(-1) / 3, batch.card_gaps.unsqueeze(-1)], -1)
+        h, _ = self.lstm(steps)
+        before = torch.cat([torch.zeros_like(h[:, :1]), h[:, :-1]], 1)
+        card_ring = network.entry(0, token, batch.card_first, before)
+        terminal_token = network.token(batch.terminal_z)
+        terminal_ring = network.entry(1, terminal_token, batch.terminal_first, batch.terminal_h)
+        terminal_h, _ = self.gru(batch.labels)
+        found = [
+            network.attend(0, embedded, card_ring, batch.card_ages, self.there),
+            network.attend(1, embedded, terminal_ring, batch.terminal_ages, self.there),
+        ]
+        read_outs = [h[:, -1], batch.card_since, found[0], terminal_h[:, -1], batch.terminal_since, found[1]]
+        return network.head("head.full", embedded, read_outs)
+
+
+class Products:
+    """The matrix products of a batch with carried state, one after the other, and nothing else."""
+
+    def __init__(self, network):
+        names = ("first.hidden", "first.out", "token", "attention.0.query", "attention.0.event")
+        names += ("attention.1.query", "attention.1.event", "head.full.0", "head.full.1", "head.full.2")
+        matrices = [network.tensors[f"{name}.weight"] for name in names]
+        cells = ("memory.0.input", "memory.0.hidden", "memory.1.input", "memory.1.hidden")
+        matrices += [network.tensors[name] for name in cells]
+        self.pairs = [(torch.randn(BATCH, weight.shape[1]), weight.t()) for weight in matrices]
+        self.flops = sum(2 * x.numel() * weight.shape[1] for x, weight in self.pairs)
+
+    def score(self, _):
+        return [x @ weight for x, weight in self.pairs]
+
+
+def rate(runner, batches, seconds=5):
+    """Events a second at the median batch."""
+    took = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        for batch in batches:
+            begun = time.perf_counter()
+            runner.score(batch)
+            took.append(time.perf_counter() - begun)
+    # The first rounds warm up.
+    return BATCH / statistics.median(took[len(took) // 4 :])
+
+
+def sanderling():
+    out = subprocess.run(SANDERLING.split(), check=True, capture_output=True, text=True).stdout
+    return float(re.search(r"^full +(\d+) at the median", out, re.MULTILINE).group(1))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch; Sanderling has one")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    generator = torch.Generator().manual_seed(1)
+    network = Network(sizes(), sizes().random(generator))
+    batches = [Batch(network.sizes, generator) for _ in range(BATCHES)]
+    runners = {
+        "PyTorch, carried state": Carried(network),
+        "PyTorch, histories run again": Rerun(network),
+        "its matrix products alone": Products(network),
+    }
+    print(f"torch {torch.__version__}, {args.threads} thread(s); events/s at the median batch of {BATCH}")
+    with torch.inference_mode():
+        for number in range(args.rounds):
+            own = sanderling()
+            print(f"round {number + 1}: Sanderling {own:,.0f}")
+            for name, runner in runners.items():
+                other = rate(runner, batches)
+                print(f"    {name:<30} {other:>9,.0f}   Sanderling is {own / other:.2f} times as fast")
+    flops = runners["its matrix products alone"].flops
+    print(f"products of a batch: {flops / 1e6:.1f} million floating-point operations")
+
+
+if __name__ == "__main__":
+    main()

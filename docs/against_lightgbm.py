@@ -4,7 +4,8 @@
     sanderling evaluate pipelines/fraud-handbook --input DATA --start 2018-07-25 --exclude-known --scores SCORES
     python docs/against_lightgbm.py DATA FEATURES/features.parquet --start 2018-07-25 [--scores SCORES]
 
-Needs lightgbm, scikit-learn, numpy and pyarrow. DATA is the Fraud-Detection-Handbook's stream as one Parquet file.
+Needs lightgbm, scikit-learn, numpy and pyarrow. DATA is the Fraud-Detection-Handbook's stream as one Parquet file, or another
+with columns of the same names, such as `docs/s_ffsd.py` writes.
 Prints AUC, average precision and card precision at 100 alerts a day, mean of the folds; with
 --scores those of Sanderling's own scores too, on the same rows; of each which share of each kind
 of fraud is among the highest 0.7 % of the rows; and both figures again where the payment's card, or its
@@ -58,6 +59,7 @@ def main():
     parser.add_argument("--delay-days", type=int, default=7)
     parser.add_argument("--test-days", type=int, default=7)
     parser.add_argument("--train-from", type=datetime.date.fromisoformat)
+    parser.add_argument("--count-known", action="store_true", help="as evaluate without --exclude-known")
     parser.add_argument("--exclude", default="", help="comma-separated features to leave out")
     parser.add_argument("--scores", help="scores of `sanderling evaluate`")
     args = parser.parse_args()
@@ -72,7 +74,8 @@ def main():
     x = np.column_stack([table[name].cast("float64").to_numpy() for name in names])
     time = table["event_time"].cast("timestamp[us]").cast("int64").to_numpy()
     rows = {
-        "fraud": data["TX_FRAUD"].to_numpy()[at] == 1,
+        "labelled": ~np.isnan(data["TX_FRAUD"].cast("float64").to_numpy()[at]),
+        "fraud": data["TX_FRAUD"].cast("float64").to_numpy()[at] == 1,
         "card": data["CUSTOMER_ID"].to_numpy()[at],
         "terminal": data["TERMINAL_ID"].to_numpy()[at],
         "day": time // DAY_US,
@@ -96,14 +99,15 @@ def main():
         test = train_end + args.delay_days
         day, fraud, card = rows["day"], rows["fraud"], rows["card"]
         train_from = (args.train_from - datetime.date(1970, 1, 1)).days if args.train_from else begin
-        train = (day >= train_from) & (day < train_end)
-        # Cards that are known to be compromised on a test day do not count from then on.
-        known_from = {}
-        for i in np.flatnonzero(fraud & (day >= begin) & (day < test + args.test_days)):
-            known = -1 if day[i] < train_end else day[i] + args.delay_days + 1
-            known_from[card[i]] = min(known_from.get(card[i], known), known)
-        tested = (day >= test) & (day < test + args.test_days)
-        tested &= np.array([d < known_from.get(c, np.inf) for c, d in zip(card, day)])
+        train = (day >= train_from) & (day < train_end) & rows["labelled"]
+        tested = (day >= test) & (day < test + args.test_days) & rows["labelled"]
+        if not args.count_known:
+            # Cards that are known to be compromised on a test day do not count from then on.
+            known_from = {}
+            for i in np.flatnonzero(fraud & (day >= begin) & (day < test + args.test_days)):
+                known = -1 if day[i] < train_end else day[i] + args.delay_days + 1
+                known_from[card[i]] = min(known_from.get(card[i], known), known)
+            tested &= np.array([d < known_from.get(c, np.inf) for c, d in zip(card, day)])
         model = lightgbm.LGBMClassifier(
             n_estimators=400, learning_rate=0.03, num_leaves=31, min_child_samples=50,
             colsample_bytree=0.5, subsample=0.8, subsample_freq=1, reg_lambda=5, verbose=-1, n_jobs=1,

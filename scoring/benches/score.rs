@@ -1,6 +1,7 @@
 //! Events per second through the scorer alone, on one thread, in batches of 256.
 //!
-//! `cargo bench --profile measure -p sanderling-scoring --bench score [-- PART-OF-A-CASE'S-NAME]`
+//! `cargo bench --profile measure -p sanderling-scoring --bench score [-- PART-OF-A-CASE'S-NAME]`; `-- keys`
+//! measures what a card and a terminal take, and what an event costs from 1,000 cards to 1,000,000.
 
 #![allow(clippy::print_stdout)]
 
@@ -24,8 +25,10 @@ use sanderling_scoring::{
 const FEATURES: usize = 40;
 const ROWS: usize = 256;
 const BATCHES: usize = 240;
-const CARDS: u64 = 5_000;
-const TERMINALS: u64 = 10_000;
+/// Events of a card, in the mean, before what an event costs among many cards is measured.
+const EVENTS_A_CARD: u64 = 16;
+/// Batches of that measurement.
+const BATCHES_OF_MANY: usize = 400;
 /// A label comes this many events after its event.
 const LABEL_DELAY: u64 = 20_000;
 const MINUTE_US: i64 = 60_000_000;
@@ -49,12 +52,33 @@ fn features(event: u64) -> [f32; FEATURES] {
     })
 }
 
-fn slots(event: u64, one_terminal: bool) -> [u32; 2] {
-    let terminal = match one_terminal && event.is_multiple_of(2) {
-        true => 0,
-        false => pick(TERMINALS, event * 71 + 7),
+/// Who pays where.
+#[derive(Clone, Copy)]
+struct Traffic {
+    cards: u64,
+    terminals: u64,
+    /// Half of all events are at one terminal.
+    crowded: bool,
+}
+
+impl Traffic {
+    const SPREAD: Self = Self {
+        cards: 5_000,
+        terminals: 10_000,
+        crowded: false,
     };
-    [pick(CARDS, event * 67 + 3), terminal]
+    const CROWDED: Self = Self {
+        crowded: true,
+        ..Self::SPREAD
+    };
+
+    fn slots(self, event: u64) -> [u32; 2] {
+        let terminal = match self.crowded && event.is_multiple_of(2) {
+            true => 0,
+            false => pick(self.terminals, event * 71 + 7),
+        };
+        [pick(self.cards, event * 67 + 3), terminal]
+    }
 }
 
 fn schema() -> FeatureSchema {
@@ -124,7 +148,7 @@ fn model(options: ModelOptions) -> ServedModel {
     for event in 0..2_000u64 {
         recording.push_event(
             &features(event),
-            &slots(event, false),
+            &Traffic::SPREAD.slots(event),
             event as i64 * MINUTE_US,
         );
         let label = if pick(20, event * 73) == 0 { 1.0 } else { 0.0 };
@@ -148,7 +172,7 @@ fn model(options: ModelOptions) -> ServedModel {
 }
 
 /// Batch `number` of the stream: 256 scored events, and one label for each once they are old enough.
-fn batch(number: usize, one_terminal: bool) -> FeatureBatch {
+fn batch(number: usize, traffic: Traffic) -> FeatureBatch {
     let first = (number * ROWS) as u64;
     // Every event is followed by a row that may carry a label, so sequences count both.
     let mut times = Vec::new();
@@ -173,7 +197,7 @@ fn batch(number: usize, one_terminal: bool) -> FeatureBatch {
         for (row, of) in [(0, event), (1, of)] {
             times.push(event as i64 * MINUTE_US / 10);
             streams.push(row);
-            for (all, slot) in all_slots.iter_mut().zip(slots(of, one_terminal)) {
+            for (all, slot) in all_slots.iter_mut().zip(traffic.slots(of)) {
                 all.push(slot);
             }
         }
@@ -232,11 +256,58 @@ fn measure(model: &Arc<ServedModel>, batches: &[FeatureBatch], rung: Rung) -> Ve
     late
 }
 
+/// What an event costs, and how much is remembered, from few cards to many.
+fn keys() {
+    let model = Arc::new(model(whole()));
+    println!(
+        "one core, batches of {ROWS}, {FEATURES} features, a terminal for five cards, after {EVENTS_A_CARD} events a \
+         card in the mean"
+    );
+    let mut few = None;
+    for cards in [1_000, 10_000, 100_000, 1_000_000] {
+        let traffic = Traffic {
+            cards,
+            terminals: cards / 5,
+            crowded: false,
+        };
+        let mut scorer = Scorer::new(model.clone(), &schema(), &relation(), 1)
+            .expect("the model is of this schema");
+        let before = (cards * EVENTS_A_CARD) as usize / ROWS;
+        let mut seconds = Vec::new();
+        for number in 0..before + BATCHES_OF_MANY {
+            let batch = batch(number, traffic);
+            let clock = Instant::now();
+            black_box(scorer.score(&batch, Rung::Full)).expect("a batch of the schema");
+            seconds.push(clock.elapsed().as_secs_f64());
+        }
+        let mut seconds = seconds.split_off(before);
+        seconds.sort_by(f64::total_cmp);
+        let rate = ROWS as f64 / seconds[seconds.len() / 2];
+        let bytes = scorer.memories().into_iter().map(|memory| {
+            let slots = if memory.entity == 0 { cards } else { cards / 5 };
+            let each = (0..slots as u32).filter_map(|slot| Some(memory.summary(slot)?.bytes));
+            each.max().expect("some are remembered")
+        });
+        println!(
+            "{cards:>9} cards {rate:>9.0} events/s at the median, {:.2} of the first; bytes at most of a card and of \
+             a terminal {:?}",
+            rate / *few.get_or_insert(rate),
+            bytes.collect::<Vec<_>>(),
+        );
+    }
+}
+
 fn main() {
+    // cargo's own arguments begin with dashes.
+    let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
+    let wanted = wanted.unwrap_or_default();
+    if wanted == "keys" {
+        return keys();
+    }
     let whole = Arc::new(model(whole()));
     let [one, two, three] = [1, 2, 3].map(|members| Arc::new(model(labels_only(members))));
-    let spread: Vec<FeatureBatch> = (0..BATCHES).map(|n| batch(n, false)).collect();
-    let crowded: Vec<FeatureBatch> = (0..BATCHES).map(|n| batch(n, true)).collect();
+    let spread: Vec<FeatureBatch> = (0..BATCHES).map(|n| batch(n, Traffic::SPREAD)).collect();
+    let crowded: Vec<FeatureBatch> = (0..BATCHES).map(|n| batch(n, Traffic::CROWDED)).collect();
     let cases = [
         ("full", &whole, &spread, Rung::Full),
         ("full, half at one terminal", &whole, &crowded, Rung::Full),
@@ -247,9 +318,6 @@ fn main() {
         ("the same, three members", &three, &spread, Rung::Full),
     ];
     println!("events/s on one core, batches of {ROWS}, {FEATURES} features");
-    // cargo's own arguments begin with dashes.
-    let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
-    let wanted = wanted.unwrap_or_default();
     for (name, model, batches, rung) in cases {
         if !name.contains(&wanted) {
             continue;

@@ -1,12 +1,13 @@
 """The same network in PyTorch and in Sanderling, side by side in one run, on one thread each.
 
-    python scoring/torch/race.py [--rounds 3] [--threads 1]
+    python scoring/torch/race.py [--rounds 3] [--threads 1] [--history 16,32,64]
 
 Batches of 256 events: 40 features, card LSTM of 64, GRU of 16 over a terminal's known labels, attention over 16 events of each.
 In each round Sanderling's scorer (`cargo bench --bench score`), then PyTorch with carried state (carries and
-remembered keys are gathered and scattered by index, one step of each cell), then PyTorch that runs each history again (a card's
-last 16 events through the LSTM, a terminal's last 16 labels through the GRU, and the keys of both), then the
-matrix products of one batch alone. PyTorch is spared what is not tensors: the times and counts of an event come
+remembered keys are gathered and scattered by index, one step of each cell), then PyTorch that runs each history again (the
+last events of a card through the LSTM, as many labels of a terminal through the GRU, and the keys of the last 16), then the
+matrix products of one batch alone. A carry has no end, so the same network has to run all of a history; cut off, it is
+another. PyTorch is spared what is not tensors: the times and counts of an event come
 ready-made, it looks for no label's event, and an entity that comes twice in a batch takes one step. Needs torch and cargo.
 """
 
@@ -33,7 +34,7 @@ def sizes():
 class Batch:
     """What one batch brings; nothing of it is timed."""
 
-    def __init__(self, sizes, generator):
+    def __init__(self, sizes, history, generator):
         rand = lambda *shape: torch.rand(*shape, generator=generator)
         draw = lambda high: torch.randint(high, (BATCH,), generator=generator)
         self.features = torch.where(rand(BATCH, 40) < 0.02, torch.nan, rand(BATCH, 40).mul(8).exp())
@@ -46,12 +47,12 @@ class Batch:
         self.label_token, self.label_first = rand(BATCH, sizes.token), rand(BATCH)
         # Histories, as a feature store would hand them over.
         n = len(sizes.remembered)
-        self.card_z, self.card_first = rand(BATCH, sizes.own_events, n), rand(BATCH, sizes.own_events)
-        self.card_gaps = rand(BATCH, sizes.own_events)
+        self.card_z, self.card_first = rand(BATCH, history, n), rand(BATCH, history)
+        self.card_gaps = rand(BATCH, history)
         self.terminal_z = rand(BATCH, sizes.endpoint_events, n)
         self.terminal_first = rand(BATCH, sizes.endpoint_events)
         self.terminal_h = rand(BATCH, sizes.endpoint_events, sizes.lstm)
-        self.labels = rand(BATCH, sizes.endpoint_events, sizes.token + sizes.label_extras)
+        self.labels = rand(BATCH, history, sizes.token + sizes.label_extras)
 
 
 class Carried:
@@ -114,7 +115,8 @@ class Rerun:
         steps = torch.cat([token, batch.card_first.unsqueeze(-1) / 3, batch.card_gaps.unsqueeze(-1)], -1)
         h, _ = self.lstm(steps)
         before = torch.cat([torch.zeros_like(h[:, :1]), h[:, :-1]], 1)
-        card_ring = network.entry(0, token, batch.card_first, before)
+        last = -network.sizes.own_events
+        card_ring = network.entry(0, token[:, last:], batch.card_first[:, last:], before[:, last:])
         terminal_token = network.token(batch.terminal_z)
         terminal_ring = network.entry(1, terminal_token, batch.terminal_first, batch.terminal_h)
         terminal_h, _ = self.gru(batch.labels)
@@ -164,26 +166,26 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch; Sanderling has one")
+    parser.add_argument("--history", default="16,32,64", help="events and labels that are run again; 16 at least")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     generator = torch.Generator().manual_seed(1)
     network = Network(sizes(), sizes().random(generator))
-    batches = [Batch(network.sizes, generator) for _ in range(BATCHES)]
-    runners = {
-        "PyTorch, carried state": Carried(network),
-        "PyTorch, histories run again": Rerun(network),
-        "its matrix products alone": Products(network),
-    }
+    histories = [int(history) for history in args.history.split(",")]
+    batches = {history: [Batch(network.sizes, history, generator) for _ in range(BATCHES)] for history in histories}
+    products = Products(network)
+    runners = [("PyTorch, carried state", Carried(network), histories[0])]
+    runners += [(f"PyTorch, last {history} run again", Rerun(network), history) for history in histories]
+    runners += [("its matrix products alone", products, histories[0])]
     print(f"torch {torch.__version__}, {args.threads} thread(s); events/s at the median batch of {BATCH}")
     with torch.inference_mode():
         for number in range(args.rounds):
             own = sanderling()
             print(f"round {number + 1}: Sanderling {own:,.0f}")
-            for name, runner in runners.items():
-                other = rate(runner, batches)
+            for name, runner, history in runners:
+                other = rate(runner, batches[history])
                 print(f"    {name:<30} {other:>9,.0f}   Sanderling is {own / other:.2f} times as fast")
-    flops = runners["its matrix products alone"].flops
-    print(f"products of a batch: {flops / 1e6:.1f} million floating-point operations")
+    print(f"products of a batch: {products.flops / 1e6:.1f} million floating-point operations")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::Field;
 use sanderling_decide::{Policy, PolicyError};
@@ -34,6 +35,8 @@ pub struct PipelineFolder {
     pub label_file: Option<LabelFileSpec>,
     /// The schema registry, where one is named.
     pub registry: Option<RegistryOptions>,
+    /// From one checkpoint to the next.
+    pub checkpoint_every: Duration,
     /// Text of `features.sql`.
     pub sql: String,
     /// The tables and the functions that it may name.
@@ -99,6 +102,7 @@ impl PipelineFolder {
             streams: resolved.streams,
             label_file: resolved.label_file,
             registry: resolved.registry,
+            checkpoint_every: resolved.checkpoint_every,
             sql,
             catalog: Catalog {
                 tables: tables.into_iter().flatten().collect(),

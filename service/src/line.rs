@@ -11,28 +11,26 @@
 //! elsewhere, wakes sooner on an idle machine; on a busy one the kernel takes a yield at its word, and
 //! the thread was seen to wait for its next turn four times as long.
 
+mod ends;
 mod flow;
+mod stages;
 
 use std::collections::BTreeMap;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use sanderling_features::FeatureEngine;
-use sanderling_schemas::{
-    DeadLetter, EventBatch, FeatureBatch, Flag, Offsets, OrderRecord, Rung, Timing,
-};
-use tokio::runtime::Runtime;
+use sanderling_schemas::{DeadLetter, Offsets, Rung, Timing};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::failure::Failure;
-use crate::pipeline::{Drill, Judge, Pipeline, PipelineError, source_ids};
-use crate::roster::{Rated, Roster};
-use crate::run::{Permit, Sampler};
+use crate::pipeline::{Judge, PipelineError};
+use crate::run::Permit;
 use crate::tables::Tables;
+pub use ends::{Feeder, Next, Outcomes};
 pub use flow::{Barrier, Decided, Input, Lane, Look, Outcome, Work};
+use stages::{SampledEngine, SlowModels, Stage, featurise, judge, score, split_pipeline};
 
 /// Batches that may wait between two stages.
 const CHANNEL_BATCHES_MAX: usize = 4;
@@ -215,186 +213,6 @@ impl Drop for Raise<'_> {
     }
 }
 
-/// The line's entry. Sending blocks while the first stage is behind.
-#[derive(Clone)]
-pub struct Feeder {
-    flows: Sender<Flow<Pipeline, EventBatch>>,
-    over: Arc<AtomicBool>,
-}
-
-impl Feeder {
-    /// Whether nobody drains the line any more. Who has nothing to send learns it only here.
-    pub fn is_over(&self) -> bool {
-        self.over.load(Ordering::Acquire)
-    }
-
-    /// `false` once the line has stopped.
-    pub fn send(&self, input: Input) -> bool {
-        let flow = match input {
-            Input::Open(lane, pipeline) => Flow::Open(lane, *pipeline),
-            Input::Close(lane) => Flow::Close(lane),
-            Input::Batch(Work {
-                lane,
-                events,
-                rung,
-                champion,
-                backlog,
-                quiet,
-                mark,
-                permit,
-            }) => Flow::Batch(Box::new(Carried {
-                lane,
-                rung,
-                champion,
-                backlog,
-                quiet,
-                mark,
-                permit,
-                timing: Timing {
-                    wait_us: age_us(&events.broker_time_us),
-                    ..Timing::default()
-                },
-                made: events,
-            })),
-            Input::Rejected(letters) => Flow::Rejected(letters),
-            Input::Mark(offsets) => Flow::Mark(offsets),
-            Input::Tables(lane, tables) => Flow::Tables(lane, tables),
-            Input::Barrier(barrier) => Flow::Barrier(barrier),
-            Input::Look(look) => Flow::Look(look),
-        };
-        !self.is_over() && self.flows.blocking_send(flow).is_ok()
-    }
-}
-
-/// The line's end.
-pub struct Outcomes {
-    flows: Receiver<Flow<(), Box<Decided>>>,
-    /// Waits for the next one and for something else at once.
-    runtime: Runtime,
-}
-
-/// What there is to be had from the line.
-pub enum Next {
-    /// The next outcome.
-    Outcome(Outcome),
-    /// None before something else was to be done.
-    Nothing,
-    /// Everything fed has been drained.
-    End,
-}
-
-impl Outcomes {
-    fn of(flows: Receiver<Flow<(), Box<Decided>>>) -> Result<Self, Failure> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()
-            .map_err(|e| Failure::new("line", format!("cannot wait for its end: {e}")))?;
-        Ok(Self { flows, runtime })
-    }
-
-    /// The next outcome, if one comes before `other` is done.
-    pub fn next_before(&mut self, other: impl Future<Output = ()>) -> Next {
-        let flow = self.runtime.block_on(async {
-            tokio::select! {
-                biased;
-                flow = self.flows.recv() => Some(flow),
-                () = other => None,
-            }
-        });
-        match flow {
-            Some(Some(flow)) => outcome(flow).map_or(Next::Nothing, Next::Outcome),
-            Some(None) => Next::End,
-            None => Next::Nothing,
-        }
-    }
-}
-
-/// The outcomes in order, each waited for as long as it takes.
-impl Iterator for Outcomes {
-    type Item = Outcome;
-
-    fn next(&mut self) -> Option<Outcome> {
-        loop {
-            if let Some(outcome) = outcome(self.flows.blocking_recv()?) {
-                return Some(outcome);
-            }
-        }
-    }
-}
-
-fn outcome(flow: Flow<(), Box<Decided>>) -> Option<Outcome> {
-    match flow {
-        Flow::Batch(carried) => Some(Outcome::Decided(*carried.made)),
-        Flow::Rejected(letters) => Some(Outcome::Rejected(letters)),
-        Flow::Mark(offsets) => Some(Outcome::Mark(offsets)),
-        Flow::Barrier(barrier) => Some(Outcome::Barrier(barrier)),
-        Flow::Look(look) => {
-            look.tell();
-            None
-        }
-        Flow::Open(..) | Flow::Close(_) | Flow::Tables(..) => None,
-    }
-}
-
-/// A stage, with a state `S` for each lane.
-struct Stage<S, Split, Make, Renew, See> {
-    lanes: BTreeMap<Lane, S>,
-    /// What a stage keeps of a lane's pipeline, and what it leaves to the next ones.
-    split: Split,
-    work: Make,
-    renew: Renew,
-    cut: See,
-}
-
-impl<S, Split, Make, Renew, See> Stage<S, Split, Make, Renew, See> {
-    /// Does its part of what comes, in order.
-    fn pass<P, R, I, O>(&mut self, flow: Flow<P, I>) -> Result<Flow<R, O>, PipelineError>
-    where
-        Split: Fn(P) -> (S, R),
-        Make: Fn(Carried<I>, &mut S) -> Result<Carried<O>, PipelineError>,
-        Renew: Fn(&mut S, &Tables) -> Result<(), PipelineError>,
-        See: Fn(&S, Cut<'_>),
-    {
-        Ok(match flow {
-            Flow::Open(lane, pipeline) => {
-                let (own, rest) = (self.split)(pipeline);
-                self.lanes.insert(lane, own);
-                Flow::Open(lane, rest)
-            }
-            Flow::Close(lane) => {
-                self.lanes.remove(&lane);
-                Flow::Close(lane)
-            }
-            Flow::Batch(carried) => {
-                let state = (self.lanes)
-                    .get_mut(&carried.lane)
-                    .expect("a batch comes after its lane was opened");
-                Flow::Batch(Box::new((self.work)(*carried, state)?))
-            }
-            Flow::Rejected(letters) => Flow::Rejected(letters),
-            Flow::Mark(offsets) => Flow::Mark(offsets),
-            Flow::Tables(lane, tables) => {
-                if let Some(state) = self.lanes.get_mut(&lane) {
-                    (self.renew)(state, &tables)?;
-                }
-                Flow::Tables(lane, tables)
-            }
-            Flow::Barrier(mut barrier) => {
-                if let Some(state) = self.lanes.get(&barrier.lane) {
-                    (self.cut)(state, Cut::Checkpoint(&mut barrier));
-                }
-                Flow::Barrier(barrier)
-            }
-            Flow::Look(mut look) => {
-                if let Some(state) = self.lanes.get(&look.lane) {
-                    (self.cut)(state, Cut::Look(&mut look));
-                }
-                Flow::Look(look)
-            }
-        })
-    }
-}
-
 /// Passes what comes through `pass` until it ends, or what it gives is no longer wanted.
 fn serve<P, R, I, O>(
     mut input: Receiver<Flow<P, I>>,
@@ -407,142 +225,6 @@ fn serve<P, R, I, O>(
         }
     }
     Ok(())
-}
-
-/// The models and the slowness added to them.
-type SlowModels = (Roster, Drill);
-
-/// An engine and who samples what it makes.
-type SampledEngine = (FeatureEngine, Option<Arc<Sampler>>);
-
-fn split_pipeline(pipeline: Pipeline) -> (SampledEngine, (SlowModels, Judge)) {
-    let Pipeline {
-        features,
-        models,
-        judge,
-        drill,
-        sampler,
-    } = pipeline;
-    ((features, sampler), ((models, drill), judge))
-}
-
-fn featurise(
-    carried: Carried<EventBatch>,
-    (features, sampler): &mut SampledEngine,
-) -> Result<Carried<FeatureBatch>, PipelineError> {
-    let quiet = carried.quiet;
-    let due = sampler
-        .as_ref()
-        .filter(|sampler| !quiet && sampler.is_due());
-    carried.with(|events, timing| {
-        let start = Instant::now();
-        let batch = match due {
-            None => features.compute(&events)?,
-            Some(sampler) => {
-                let (batch, sample) = features.compute_sampled(&events)?;
-                sample.into_iter().for_each(|sample| sampler.take(sample));
-                batch
-            }
-        };
-        timing.features_us = micros(start.elapsed());
-        Ok(batch)
-    })
-}
-
-fn score(
-    carried: Carried<FeatureBatch>,
-    (models, drill): &mut SlowModels,
-) -> Result<Carried<(FeatureBatch, Rated)>, PipelineError> {
-    let in_time = || {
-        let age_us = age_us(&carried.made.events.broker_time_us);
-        let permit = carried.permit.as_ref()?;
-        Some(permit.rung(carried.made.scored.len(), age_us as i64))
-    };
-    let rung = carried.rung.or_else(in_time).unwrap_or(Rung::Full);
-    if let Some(champion) = &carried.champion {
-        models.appoint(champion);
-    }
-    carried.with(|batch, timing| {
-        let start = Instant::now();
-        let rated = models.score(&batch, rung)?;
-        drill.wait(rung, batch.scored.len());
-        timing.score_us = micros(start.elapsed());
-        Ok((batch, rated))
-    })
-}
-
-fn judge(
-    carried: Carried<(FeatureBatch, Rated)>,
-    judge: &mut Judge,
-) -> Result<Carried<Box<Decided>>, PipelineError> {
-    let Carried {
-        lane,
-        backlog,
-        quiet,
-        ..
-    } = carried;
-    let mut carried = carried.with(|(batch, rated), timing| {
-        let start = Instant::now();
-        let mut decisions = match quiet {
-            true => Vec::new(),
-            false => judge.judge(&batch, &rated)?,
-        };
-        if backlog {
-            decisions
-                .iter_mut()
-                .for_each(|decision| decision.flags.push(Flag::Backlog));
-        }
-        timing.explain_us = micros(start.elapsed());
-        let source_ids = source_ids(judge.relation(), &batch, &decisions)?;
-        let first = batch.events.sequence.0;
-        let broker_time_us = match batch.events.broker_time_us.as_slice() {
-            [] => Vec::new(),
-            times => decisions
-                .iter()
-                .map(|d| times[(d.sequence.0 - first) as usize])
-                .collect(),
-        };
-        Ok(Box::new(Decided {
-            lane,
-            source_ids,
-            dead_letters: match quiet {
-                true => Vec::new(),
-                false => judge.too_late(&batch),
-            },
-            rows: batch.events.len(),
-            quiet,
-            order: OrderRecord {
-                lane: lane.0,
-                backlog,
-                ..judge.order(&batch, &rated)
-            },
-            labels: batch.labels,
-            decisions,
-            broker_time_us,
-            timing: *timing,
-            mark: None,
-        }))
-    })?;
-    carried.made.mark = carried.mark.take();
-    // What comes after the decision has its own bounds.
-    drop(carried.permit.take());
-    Ok(carried)
-}
-
-/// How long ago the broker took the oldest of a batch's records; 0 without a broker.
-fn age_us(broker_time_us: &[i64]) -> u64 {
-    let now_us = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_micros() as i64;
-    broker_time_us
-        .iter()
-        .min()
-        .map_or(0, |oldest| (now_us - oldest).max(0) as u64)
-}
-
-fn micros(duration: Duration) -> u64 {
-    duration.as_micros() as u64
 }
 
 #[cfg(test)]

@@ -28,7 +28,6 @@ use crate::line::{self, Barrier, Feeder, Input, Lane, Outcome, Work};
 use crate::out_folder::OutFolder;
 use crate::pipeline::Pipeline;
 use crate::progress::Progress;
-use crate::resolve::parse_duration_us;
 use crate::tables::{TableShelf, Tables, versions};
 use crate::tally::{Summary, Tally};
 
@@ -109,10 +108,9 @@ pub fn replay(folder: &PipelineFolder, options: &ReplayOptions) -> Result<Summar
     let decided_before = tally.decided_total();
     progress.set(tally.rows_in());
 
-    let interval = parse_duration_us(&folder.settings.state.interval).unwrap_or(30_000_000) as u64;
     // A checkpoint is of one fold that can be gone on with; elsewhere a crash begins anew.
     let one = lanes.len() == 1 && lanes.contains(&None) && source.can_resume();
-    let interval = one.then_some(Duration::from_micros(interval));
+    let interval = one.then_some(folder.checkpoint_every);
     let mut pipelines = vec![pipeline];
     for _ in lanes.iter().skip(1) {
         pipelines.push(new_pipeline()?);

@@ -10,6 +10,7 @@ mod values;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::DataType;
 use sanderling_ingest::{
@@ -38,6 +39,8 @@ pub struct Resolved {
     pub registry: Option<RegistryOptions>,
     /// Reference tables, not read yet.
     pub tables: Vec<TableSpec>,
+    /// From one checkpoint to the next.
+    pub checkpoint_every: Duration,
     /// Tells one key of hashed columns from another; `None` where none is hashed.
     pub hash_fingerprint: Option<String>,
 }
@@ -155,7 +158,7 @@ impl Resolver<'_> {
             });
         }
         let lateness_us = self.duration(&["lateness", "allowed"], &settings.lateness.allowed);
-        self.duration(&["state", "interval"], &settings.state.interval);
+        let checkpoint_us = self.duration(&["state", "interval"], &settings.state.interval);
         if settings.state.rows_per_key_max == Some(0) {
             self.fault(
                 &["state", "rows_per_key_max"],
@@ -198,6 +201,7 @@ impl Resolver<'_> {
             label_file,
             registry,
             tables,
+            checkpoint_every: Duration::from_micros(checkpoint_us.unsigned_abs()),
         })
     }
 

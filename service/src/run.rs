@@ -41,7 +41,6 @@ use crate::kafka::{DecisionEncoder, KafkaSink};
 use crate::line::{self, Feeder, Lane};
 use crate::pipeline::{Drill, Pipeline};
 use crate::replay::input_failure;
-use crate::resolve::parse_duration_us;
 use crate::settings::{Delivery, EntityState};
 use crate::tally::{Summary, Tally};
 use crate::telemetry::Metrics;
@@ -91,7 +90,6 @@ struct Service<'a> {
     metrics: Arc<Metrics>,
     health: Arc<HealthState>,
     state: PathBuf,
-    checkpoint_every: Duration,
     /// Samples for the parity check, if there is one.
     sampler: Option<Arc<Sampler>>,
     tables: LiveTables,
@@ -153,9 +151,6 @@ pub fn run(folder: &PipelineFolder, options: &RunOptions) -> Result<Summary, Fai
         metrics,
         health,
         state,
-        checkpoint_every: Duration::from_micros(
-            parse_duration_us(&settings.state.interval).unwrap_or(30_000_000) as u64,
-        ),
         tables: LiveTables::of(folder)?,
         writing: AtomicBool::new(false),
         waited_for: AtomicU32::new(0),

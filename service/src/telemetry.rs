@@ -8,6 +8,7 @@
 //! Counters and rates: a rate is `rate(..)` of a counter; an age is `time()` less a timestamp.
 
 mod declare;
+mod labels;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,9 +20,11 @@ use sanderling_schemas::{
 };
 
 pub use declare::Declared;
+pub use labels::{Stage, TransactionEnd};
 
 use crate::line::Decided;
 use declare::{Declare, Each, PartitionGauges};
+use labels::ParitySource;
 
 /// Content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -58,79 +61,6 @@ impl Awaited {
             backlog: decision.flags.contains(&Flag::Backlog),
         })
     }
-}
-
-/// A part of a batch's way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// From the broker's append of its oldest record to the batch's hand-over.
-    Wait,
-    /// Windows and expressions.
-    Features,
-    /// Model.
-    Score,
-    /// Policy and attributions.
-    Explain,
-    /// Decisions to bytes, and to the producer.
-    Encode,
-    /// Waiting for the transaction's commit.
-    Commit,
-}
-
-impl Stage {
-    /// All of them, in the order of a batch's way.
-    pub const ALL: [Stage; 6] = [
-        Stage::Wait,
-        Stage::Features,
-        Stage::Score,
-        Stage::Explain,
-        Stage::Encode,
-        Stage::Commit,
-    ];
-
-    /// Value of the label `stage`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Stage::Wait => "wait",
-            Stage::Features => "features",
-            Stage::Score => "score",
-            Stage::Explain => "explain",
-            Stage::Encode => "encode",
-            Stage::Commit => "commit",
-        }
-    }
-}
-
-/// How a transaction ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TransactionEnd {
-    /// Readers see it.
-    Committed,
-    /// Its records are sent again in another.
-    Aborted,
-}
-
-impl TransactionEnd {
-    /// Both.
-    pub const ALL: [TransactionEnd; 2] = [TransactionEnd::Committed, TransactionEnd::Aborted];
-
-    /// Value of the label `end`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            TransactionEnd::Committed => "committed",
-            TransactionEnd::Aborted => "aborted",
-        }
-    }
-}
-
-/// Where the rows came from that a row's window functions were computed from again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ParitySource {
-    /// The log, for all of them.
-    Log,
-    /// The log for some, the rings for others.
-    Both,
-    Rings,
 }
 
 /// All metrics of one service.

@@ -31,3 +31,4 @@ mod setup;
 mod state_query;
 mod tables;
 mod telemetry;
+mod training;

@@ -99,29 +99,23 @@ impl Scenario {
             let other = Scenario::open(other);
             return other.model(&other.simulated());
         }
+        once(&format!("{}-model", self.name()), |out| {
+            answer(&self.training(input, out));
+        })
+    }
+
+    /// The arguments that train its model on `input` into `out`.
+    pub fn training(&self, input: &Path, out: &Path) -> Vec<String> {
         let train = self
             .train
             .as_ref()
             .expect("a scenario that trains its model");
-        once(&format!("{}-model", self.name()), |out| {
-            let seed = train.seed.to_string();
-            let mut args = vec![
-                "train",
-                &self.pipeline,
-                "--input",
-                input.to_str().expect("a plain path"),
-                "--from",
-                &train.from,
-                "--to",
-                &train.to,
-                "--seed",
-                &seed,
-                "--out",
-                out.to_str().expect("a plain path"),
-            ];
-            args.extend(self.quick());
-            answer(&args);
-        })
+        let [input, out] = [input, out].map(|path| path.to_str().expect("a plain path"));
+        let seed = train.seed.to_string();
+        let mut args = vec!["train", &self.pipeline, "--input", input, "--out", out];
+        args.extend(["--from", &train.from, "--to", &train.to, "--seed", &seed]);
+        args.extend(self.quick());
+        args.into_iter().map(String::from).collect()
     }
 }
 

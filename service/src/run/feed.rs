@@ -110,7 +110,7 @@ impl<'a> Feed<'a> {
                 return Err(self.not_whole());
             }
         }
-        if on_line && self.checkpoint_at.elapsed() >= self.service.checkpoint_every {
+        if on_line && self.checkpoint_at.elapsed() >= self.service.folder.checkpoint_every {
             self.checkpoint_at = Instant::now();
             return Ok(self.checkpoint());
         }

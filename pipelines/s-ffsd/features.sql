@@ -6,7 +6,8 @@ SELECT
 
   -- What the payer has been doing.
   (date_part('epoch', event_time)
-    - max(CASE WHEN amount IS NOT NULL THEN date_part('epoch', event_time) END) OVER source_before) / 86400 AS source_days_since_last,
+    - max(CASE WHEN amount IS NOT NULL THEN date_part('epoch', event_time) END) OVER source_before)
+    / 86400                                                           AS source_days_since_last,
   count(amount) OVER source_tenth                                     AS source_count_tenth,
   count(amount) OVER source_1d                                        AS source_count_1d,
   count(amount) OVER source_7d                                        AS source_count_7d,
@@ -16,16 +17,20 @@ SELECT
   max(amount) OVER source_28d                                         AS source_max_28d,
   stddev(amount) OVER source_28d                                      AS source_stddev_28d,
   amount / nullif(avg(amount) OVER source_28d, 0)                     AS amount_to_source_mean_28d,
-  count(distinct target) FILTER (WHERE stream = 'transactions') OVER source_28d                              AS source_targets_28d,
-  count(distinct location) FILTER (WHERE stream = 'transactions') OVER source_28d                            AS source_locations_28d,
-  count(distinct kind) FILTER (WHERE stream = 'transactions') OVER source_28d                                AS source_kinds_28d,
+  count(distinct target) FILTER (WHERE stream = 'transactions')
+    OVER source_28d                                                   AS source_targets_28d,
+  count(distinct location) FILTER (WHERE stream = 'transactions')
+    OVER source_28d                                                   AS source_locations_28d,
+  count(distinct kind) FILTER (WHERE stream = 'transactions')
+    OVER source_28d                                                   AS source_kinds_28d,
   coalesce(sum(is_fraud) OVER source_28d, 0)                          AS source_frauds_28d,
   count(is_fraud) OVER source_28d                                     AS source_labels_28d,
   avg(is_fraud) OVER source_28d                                       AS source_fraud_rate_28d,
 
   -- What the payee has been doing, and what labels have told of it.
   (date_part('epoch', event_time)
-    - max(CASE WHEN amount IS NOT NULL THEN date_part('epoch', event_time) END) OVER target_before) / 86400 AS target_days_since_last,
+    - max(CASE WHEN amount IS NOT NULL THEN date_part('epoch', event_time) END) OVER target_before)
+    / 86400                                                           AS target_days_since_last,
   count(amount) OVER target_tenth                                     AS target_count_tenth,
   count(amount) OVER pair_28d                                         AS pair_count_28d,
   count(amount) OVER target_1d                                        AS target_count_1d,
@@ -33,7 +38,8 @@ SELECT
   avg(amount) OVER target_7d                                          AS target_mean_7d,
   stddev(amount) OVER target_7d                                       AS target_stddev_7d,
   amount / nullif(avg(amount) OVER target_7d, 0)                      AS amount_to_target_mean_7d,
-  count(distinct source) FILTER (WHERE stream = 'transactions') OVER target_7d                               AS target_sources_7d,
+  count(distinct source) FILTER (WHERE stream = 'transactions')
+    OVER target_7d                                                    AS target_sources_7d,
   coalesce(sum(is_fraud) OVER target_7d, 0)                           AS target_frauds_7d,
   count(is_fraud) OVER target_7d                                      AS target_labels_7d,
   avg(is_fraud) OVER target_3d                                        AS target_fraud_rate_3d,

@@ -29,8 +29,6 @@ pub struct ServedModel {
     pub(crate) calibrations: RungCalibrations,
     /// Mean and deviation of the labels; 0 and 1 for classes.
     label: [f32; 2],
-    /// Raw outputs below it are taken for it.
-    floor: f32,
     networks: Vec<Network>,
 }
 
@@ -119,10 +117,6 @@ impl ServedModel {
             .collect::<Result<_, _>>()?;
         let affine = weights.get("calibration", &[4, 2])?;
         let label = weights.get("label", &[2])?;
-        let floor = match weights.has("floor") {
-            true => weights.get("floor", &[1])?[0],
-            false => f32::NEG_INFINITY,
-        };
         let rung = |i: usize| Calibration {
             slope: f64::from(affine[2 * i]),
             intercept: f64::from(affine[2 * i + 1]),
@@ -137,7 +131,6 @@ impl ServedModel {
                 rules: rung(3),
             },
             label: [label[0], label[1]],
-            floor,
             networks,
             front,
             shape,
@@ -263,7 +256,7 @@ impl ServedModel {
     }
 
     /// The output of `rung` before calibration, for standardised rows and their contexts: the mean
-    /// over the networks, or the floor where that is higher.
+    /// over the networks.
     pub(crate) fn raw(&self, rows: StandardisedRows<'_>, context: &[f32], rung: Rung) -> Vec<f32> {
         let mut networks = self.networks.iter().enumerate().map(|(member, network)| {
             let size = self.shape.member_context();
@@ -281,10 +274,6 @@ impl ServedModel {
             }
             let share = 1.0 / self.networks.len() as f32;
             sum.iter_mut().for_each(|sum| *sum *= share);
-        }
-        if rung != Rung::Rules {
-            let low = sum.iter_mut().filter(|sum| **sum < self.floor);
-            low.for_each(|sum| *sum = self.floor);
         }
         sum
     }

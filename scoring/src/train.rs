@@ -54,9 +54,7 @@ pub use update::update;
 
 /// Rows from which the long settings of [`crate::TrainingOptions`] hold.
 const LONG_ROWS: usize = 300_000;
-/// Of the probability of a positive that no input tells of, the part below which what the inputs tell
-/// is nothing: outputs that differ there differ by what was learnt by heart.
-const TOLD_MIN: f64 = 0.1;
+
 /// Which rows of a recording give gradients.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainingPlan {
@@ -191,7 +189,6 @@ pub(crate) fn train_and_fold(
         front: &front,
         history: &history,
         label,
-        background: stages::background(&options.training, &gradient),
         known,
         seed: plan.seed,
         long,
@@ -273,8 +270,6 @@ struct Task<'a> {
     history: &'a History,
     /// Mean and deviation of the labels.
     label: [f32; 2],
-    /// Probability of a positive that no input tells of.
-    background: f64,
     /// Events before the moment of training.
     known: usize,
     seed: u64,
@@ -373,11 +368,6 @@ impl Task<'_> {
         }
         self.front.store(&mut weights);
         weights.insert("label", &[2], self.label.to_vec());
-        if self.background > 0.0 && self.shape.options.output == Output::LogOdds {
-            let told = TOLD_MIN * self.background;
-            let floor = (told / (1.0 - told)).ln();
-            weights.insert("floor", &[1], vec![floor as f32]);
-        }
         weights
     }
 }

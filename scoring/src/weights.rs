@@ -41,11 +41,6 @@ impl Weights {
         }
     }
 
-    /// Whether there is a tensor `name`.
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.0.contains_key(name)
-    }
-
     /// The tensors of one network of a model, under their own names.
     pub(crate) fn of_member(&self, member: usize) -> Self {
         let prefix = member_prefix(member);

@@ -189,7 +189,6 @@ def main():
         prefix = f"member.{number}." if number else ""
         weights.update({f"{prefix}{name}": tensor for name, tensor in member.items() if name not in front})
     weights.update(front)
-    weights["floor"] = torch.tensor([-0.4])
     features, slots, times, labels = stream(generator)
     referees = [Referee(sizes, member) for member in members]
     outputs = torch.zeros(EVENTS, 3, dtype=torch.float64)
@@ -203,7 +202,6 @@ def main():
                 raw, kept = referee.event(features[event], slots[event].tolist(), int(times[event]))
                 outputs[event] += raw / len(referees)
                 events.append(kept)
-    outputs = torch.maximum(outputs, weights["floor"].double())
     args.out.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.float().contiguous() for name, tensor in weights.items()}, args.out / "model.safetensors")
     written = (args.out / "model.safetensors").read_bytes()

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::sanderling::{answer_of, command, finish, scratch, start};
+use crate::sanderling::{answer, command, finish, scratch, start};
 use crate::scenario::Scenario;
 
 #[test]
@@ -38,7 +38,7 @@ fn a_training_that_was_killed_comes_to_the_same_model() {
     assert!(refused.stderr.contains("another training"), "{refused:?}");
     assert!(refused.stderr.contains("--resume"), "{refused:?}");
 
-    answer_of(command(&args));
+    answer(&args);
     for file in ["model.safetensors", "manifest.json"] {
         let [found, wanted] = [&out, &whole].map(|model| fs::read(model.join(file)));
         assert!(

@@ -65,9 +65,6 @@ fn pytorch_gives_the_same_outputs() {
     let model = Arc::new(ServedModel::load(&folder).unwrap());
     let (recording, wanted) = stream(&folder, &model);
     let rungs = [Rung::Full, Rung::NoGraph, Rung::Linear];
-    let lowest = wanted.iter().copied().fold(f64::MAX, f64::min);
-    let at_floor = wanted.iter().filter(|&&output| output == lowest).count();
-    assert!((20..wanted.len() / 2).contains(&at_floor), "{at_floor}");
     for rows in [1, 37, recording.len()] {
         let mut scorer = Scorer::of_recording(model.clone(), &recording, 1).unwrap();
         let mut seen = 0;

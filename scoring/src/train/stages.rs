@@ -18,7 +18,6 @@ use crate::architecture::Architecture;
 use crate::error::ScoringError;
 use crate::first_stage::FirstStage;
 use crate::front::Front;
-use crate::options::TrainingOptions;
 use crate::recording::Recording;
 use crate::weights::Weights;
 
@@ -52,12 +51,6 @@ pub(super) fn epochs(shape: &Architecture, long: bool) -> [usize; 2] {
         Output::Forecast => [0, epochs],
         _ => [epochs.div_ceil(2), epochs],
     }
-}
-
-/// The share of `rows` that is positive for what no input tells.
-pub(super) fn background(options: &TrainingOptions, rows: &GradientRows) -> f64 {
-    let positives = rows.positive().iter().filter(|&&p| p).count() as f64;
-    options.unexplained * positives / rows.targets.len().max(1) as f64
 }
 
 /// Which epoch to keep, counted from 1, given the losses of the held-out rows after each: the last
@@ -105,9 +98,10 @@ impl<'a> Stages<'a> {
             Output::LogOdds => options.negatives.unwrap_or(if long { 0.1 } else { 0.3 }),
             Output::Value | Output::Forecast => 1.0,
         };
+        let positives = gradient.targets.iter().filter(|&&y| y > 0.5).count() as f64;
         let class = ClassLoss {
             gamma: options.focal,
-            background: background(options, gradient),
+            background: options.unexplained * positives / gradient.targets.len().max(1) as f64,
         };
         let [first_epochs, all_epochs] = epochs(shape, long);
         Self {

@@ -59,24 +59,6 @@ fn the_same_seed_gives_the_same_bytes() {
 }
 
 #[test]
-fn outputs_have_a_floor_where_some_positives_are_unexplained() {
-    let recording = payments(800, 22).recording();
-    let floor = |unexplained| {
-        let mut options = small(1);
-        options.training.unexplained = unexplained;
-        let model = model(&recording, &options, 0.8);
-        let training = model.manifest().training.clone();
-        let weights = model.weights().unwrap();
-        let floor = weights.get("floor", &[1]).map(|floor| f64::from(floor[0]));
-        (floor, training.positives as f64 / training.rows as f64)
-    };
-    let (floor_of, rate) = (floor(0.4).0.unwrap(), floor(0.4).1);
-    let told = 1.0 / (1.0 + (-floor_of).exp());
-    assert!((told / (0.4 * rate) - TOLD_MIN).abs() < 1e-5, "{told}");
-    assert!(floor(0.0).0.is_err());
-}
-
-#[test]
 fn labels_of_the_future_give_no_gradient() {
     let recording = payments(600, 23).recording();
     let to_us = 300 * MINUTE_US;

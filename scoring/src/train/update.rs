@@ -84,7 +84,6 @@ pub fn update(
         front: &champion.front,
         history: &history,
         label,
-        background: stages::background(training, &early),
         known: recording.prefix(plan.known_by_us),
         seed: plan.seed,
         long,

@@ -132,7 +132,8 @@ pub fn train(folder: &PipelineFolder, options: &TrainOptions) -> Result<Trained,
     let progress = Progress::epochs("train");
     let mut tell = |p: sanderling_scoring::TrainingProgress| progress.epoch(p.epochs, p.of, p.loss);
     let (recording, settings) = (&recorded.recording, &folder.settings.model);
-    let checkpoints = TrainingCheckpoints::new(&options.out.join(CHECKPOINTS), options.resume);
+    let checkpoints = TrainingCheckpoints::new(&options.out.join(CHECKPOINTS), options.resume)
+        .map_err(model_failure)?;
     let kept = Some(&checkpoints);
     let model = match champion {
         None => sanderling_scoring::train(recording, settings, &plan, kept, &mut tell),

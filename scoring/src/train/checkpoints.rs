@@ -13,37 +13,53 @@ use super::params::Moments;
 use crate::error::ScoringError;
 use crate::weights::{Weights, sha256};
 
+/// Ending of a file that tells how far a network is, and of one that is being written.
+const ENDINGS: [&str; 2] = ["checkpoint", "unfinished"];
+
 /// A folder in which a training keeps how far it is.
 #[derive(Debug, Clone)]
 pub struct TrainingCheckpoints {
     folder: PathBuf,
-    resume: bool,
 }
 
 impl TrainingCheckpoints {
     /// In `folder`, which is made when there is something to keep. With `resume`, training goes on from
-    /// what is there; else what is there is written over.
-    pub fn new(folder: &Path, resume: bool) -> Self {
-        Self {
-            folder: folder.to_path_buf(),
-            resume,
+    /// the checkpoints there; else they are removed.
+    pub fn new(folder: &Path, resume: bool) -> Result<Self, ScoringError> {
+        let folder = folder.to_path_buf();
+        let checkpoints = Self { folder };
+        if !resume {
+            checkpoints.remove()?;
         }
+        Ok(checkpoints)
     }
 
-    /// Removes the folder; for when the model is safe.
+    /// Removes all checkpoints, for when the model is safe; and the folder, if nothing else is in it.
     pub fn remove(&self) -> Result<(), ScoringError> {
-        match self.folder.exists() {
-            true => fs::remove_dir_all(&self.folder).map_err(|e| failed(&self.folder, &e)),
-            false => Ok(()),
+        if !self.folder.exists() {
+            return Ok(());
+        }
+        let here = |e: std::io::Error| failed(&self.folder, &e);
+        let mut others = false;
+        for file in fs::read_dir(&self.folder).map_err(here)? {
+            let path = file.map_err(here)?.path();
+            let ending = path.extension().and_then(|ending| ending.to_str());
+            match ending.is_some_and(|ending| ENDINGS.contains(&ending)) {
+                true => fs::remove_file(&path).map_err(|e| failed(&path, &e))?,
+                false => others = true,
+            }
+        }
+        match others {
+            true => Ok(()),
+            false => fs::remove_dir(&self.folder).map_err(here),
         }
     }
 
     /// The file of one network of the training that `key` names.
     pub(super) fn of_network(&self, network: &str, key: &str) -> CheckpointFile {
         CheckpointFile {
-            path: self.folder.join(format!("{network}.checkpoint")),
+            path: self.folder.join(format!("{network}.{}", ENDINGS[0])),
             key: key.to_string(),
-            resume: self.resume,
         }
     }
 }
@@ -54,13 +70,12 @@ pub(crate) struct CheckpointFile {
     path: PathBuf,
     /// Of all that the training depends on.
     key: String,
-    resume: bool,
 }
 
 impl CheckpointFile {
-    /// How far the network was; nothing where it is to begin anew, or never kept anything.
+    /// How far the network was; nothing if it never kept anything.
     pub(super) fn load(&self) -> Result<Option<Checkpoint>, ScoringError> {
-        if !self.resume || !self.path.exists() {
+        if !self.path.exists() {
             return Ok(None);
         }
         let bytes = fs::read(&self.path).map_err(|e| failed(&self.path, &e))?;
@@ -90,7 +105,7 @@ impl CheckpointFile {
         self.key.write(&mut bytes);
         sha256(&body).write(&mut bytes);
         bytes.extend_from_slice(&body);
-        let unfinished = self.path.with_extension("unfinished");
+        let unfinished = self.path.with_extension(ENDINGS[1]);
         let folder = self.path.parent().unwrap_or(Path::new("."));
         let written = fs::create_dir_all(folder)
             .and_then(|()| File::create(&unfinished))
@@ -235,9 +250,8 @@ mod tests {
     fn comes_back_whole_or_says_why_not() {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("kept");
-        let file = |key: &str, resume| {
-            TrainingCheckpoints::new(&folder, resume).of_network("network", key)
-        };
+        let kept = |resume| TrainingCheckpoints::new(&folder, resume).unwrap();
+        let file = |key: &str, resume| kept(resume).of_network("network", key);
         assert!(file("a", true).load().unwrap().is_none(), "nothing is kept");
         let wanted = checkpoint();
         file("a", false).save(&wanted).unwrap();
@@ -248,7 +262,6 @@ mod tests {
             wanted.rng.clone().next_u64(),
             "what is drawn goes on"
         );
-        assert!(file("a", false).load().unwrap().is_none(), "begun anew");
         let other = file("b", true).load().unwrap_err();
         assert!(matches!(other, ScoringError::OtherTraining { .. }));
         let path = folder.join("network.checkpoint");
@@ -257,7 +270,35 @@ mod tests {
         fs::write(&path, bytes).unwrap();
         let damaged = file("a", true).load().unwrap_err().to_string();
         assert!(damaged.contains("--resume"), "{damaged}");
-        TrainingCheckpoints::new(&folder, true).remove().unwrap();
+        kept(true).remove().unwrap();
         assert!(!folder.exists());
+    }
+
+    #[test]
+    fn beginning_anew_leaves_nothing_to_go_on_from_and_nobody_elses_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let theirs = folder.path().join("theirs.csv");
+        fs::write(&theirs, "1").unwrap();
+        let kept = |resume| TrainingCheckpoints::new(folder.path(), resume).unwrap();
+        kept(false)
+            .of_network("network.1", "a")
+            .save(&checkpoint())
+            .unwrap();
+        // Another training begins and is cut off before it comes to that network.
+        kept(false);
+        assert!(
+            kept(true)
+                .of_network("network.1", "b")
+                .load()
+                .unwrap()
+                .is_none()
+        );
+        kept(false)
+            .of_network("trial", "b")
+            .save(&checkpoint())
+            .unwrap();
+        kept(false).remove().unwrap();
+        assert!(theirs.exists());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

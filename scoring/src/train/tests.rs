@@ -193,22 +193,28 @@ fn assert_goes_on(
     let root = tempfile::tempdir().unwrap();
     let (kept, copies) = (root.path().join("kept"), root.path().join("copies"));
     let mut cut = Vec::new();
-    let whole = trained(&TrainingCheckpoints::new(&kept, false), &mut |progress| {
-        let copy = copies.join(progress.epochs.to_string());
-        std::fs::create_dir_all(&copy).unwrap();
-        for file in std::fs::read_dir(&kept).into_iter().flatten() {
-            let file = file.unwrap();
-            std::fs::copy(file.path(), copy.join(file.file_name())).unwrap();
-        }
-        cut.push(copy);
-    });
+    let whole = trained(
+        &TrainingCheckpoints::new(&kept, false).unwrap(),
+        &mut |progress| {
+            let copy = copies.join(progress.epochs.to_string());
+            std::fs::create_dir_all(&copy).unwrap();
+            for file in std::fs::read_dir(&kept).into_iter().flatten() {
+                let file = file.unwrap();
+                std::fs::copy(file.path(), copy.join(file.file_name())).unwrap();
+            }
+            cut.push(copy);
+        },
+    );
     assert_eq!(cut.len(), epochs);
     for copy in cut {
         let mut heard = 0;
-        let again = trained(&TrainingCheckpoints::new(&copy, true), &mut |progress| {
-            heard += 1;
-            assert_eq!(progress.epochs, heard);
-        });
+        let again = trained(
+            &TrainingCheckpoints::new(&copy, true).unwrap(),
+            &mut |progress| {
+                heard += 1;
+                assert_eq!(progress.epochs, heard);
+            },
+        );
         assert_eq!(again.hash(), whole.hash(), "cut off at {}", copy.display());
         assert_eq!(again.manifest(), whole.manifest());
         assert_eq!(heard, epochs);
@@ -243,7 +249,7 @@ fn training_that_was_cut_off_goes_on_to_the_same_model() {
     });
 
     let folder = tempfile::tempdir().unwrap();
-    let kept = TrainingCheckpoints::new(folder.path(), true);
+    let kept = TrainingCheckpoints::new(folder.path(), true).unwrap();
     train(&recording, &options, &plan, Some(&kept), &mut |_| {}).unwrap();
     let plan = TrainingPlan { seed: 6, ..plan };
     let other = train(&recording, &options, &plan, Some(&kept), &mut |_| {});

@@ -3,7 +3,13 @@
     python docs/s_ffsd.py S-FFSD.csv s-ffsd.parquet
 
 The file knows the order of its payments and no times; here a day passes with every thousand of them. Payments without a
-label keep none. Needs pyarrow; reads .csv and .csv.gz.
+label keep none. Needs pyarrow; reads .csv and .csv.gz. Then, for the figures of the README:
+
+    sanderling evaluate pipelines/s-ffsd --input s-ffsd.parquet --start 2020-01-01 --folds 1 --train-days 28 --delay-days 1 \\
+        --test-days 18 --scores scores.parquet
+    sanderling features pipelines/s-ffsd --input s-ffsd.parquet --out features
+    python docs/against_lightgbm.py s-ffsd.parquet features/features.parquet --start 2020-01-01 --folds 1 --train-days 28 \\
+        --delay-days 1 --test-days 18 --count-known --scores scores.parquet
 """
 
 import argparse

@@ -179,13 +179,13 @@ impl KeyIndex {
         let mut slots = vec![NO_SLOT; rows];
         for (step, slots) in slots.chunks_mut(STEP).enumerate() {
             let from = step * STEP;
-            let mut likely: [Option<(u32, u32, u32)>; STEP] = [None; STEP];
-            for (at, likely) in likely.iter_mut().enumerate().take(slots.len()) {
+            let mut hashes = [None; STEP];
+            for (at, hash) in hashes.iter_mut().enumerate().take(slots.len()) {
                 key_of(from + at, &mut |key| {
-                    let known = key.and_then(|key| self.slots.likely(self.slots.hash_of(key)));
-                    *likely = known.map(|slot| (slot, 0, 0));
+                    *hash = key.map(|key| self.slots.hash_of(key));
                 });
             }
+            let mut likely = hashes.map(|hash| Some((self.slots.likely(hash?)?, 0, 0)));
             for (slot, from, to) in likely.iter_mut().flatten() {
                 let page = &self.pages[*slot as usize / PAGE_KEYS];
                 (*from, *to) = page.span(*slot as usize % PAGE_KEYS);

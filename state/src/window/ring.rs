@@ -38,6 +38,9 @@ impl KeyTimes {
     }
 }
 
+/// Words of a cache line.
+const LINE_WORDS: usize = 8;
+
 /// What [`Ring::prefetch`] asks for.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Step {
@@ -216,15 +219,26 @@ impl Ring {
             Step::Page => {}
             Step::Ring => {
                 let lines = std::ptr::from_ref(self).cast::<u8>();
-                for line in (0..size_of::<Ring>()).step_by(64) {
+                for line in (0..size_of::<Ring>()).step_by(LINE_WORDS * 8) {
                     prefetch_line(lines.wrapping_add(line));
                 }
+                prefetch_line(lines.wrapping_add(size_of::<Ring>() - 1));
             }
             Step::Cursors => {
-                for line in (0..self.cursors.len()).step_by(8) {
+                for line in (0..self.cursors.len()).step_by(LINE_WORDS) {
                     prefetch(&self.cursors, line);
                 }
-                prefetch(&self.rows, self.rows.len().saturating_sub(1));
+                // The last row, and where the next one goes; all rows, if they have to make room for it.
+                let end = self.rows.len();
+                let from = if self.is_full(stride) {
+                    0
+                } else {
+                    end.saturating_sub(1)
+                };
+                for word in (from..end + stride).step_by(LINE_WORDS) {
+                    prefetch_line(self.rows.as_ptr().wrapping_add(word).cast());
+                }
+                prefetch_line(self.rows.as_ptr().wrapping_add(end + stride - 1).cast());
             }
             Step::Rows => {
                 for frame in frames {

@@ -18,12 +18,15 @@ use super::state::{FrameRows, WindowRows, ring_of};
 use crate::paged::PagedPart;
 use crate::{KeyIndex, Paged, StateError};
 
-/// Rows of a batch that the memory of a key is asked for in advance, a step at a time.
+/// Rows whose memory is asked for together. Where an address is not yet translated, asking waits for that; of
+/// several that follow each other closely, all are translated at once.
+const GROUP_ROWS: usize = 16;
+/// How many groups ahead the memory of a key is asked for, a step at a time.
 const AHEAD: [(usize, Step); 4] = [
-    (24, Step::Page),
-    (18, Step::Ring),
-    (12, Step::Cursors),
-    (6, Step::Rows),
+    (4, Step::Page),
+    (3, Step::Ring),
+    (2, Step::Cursors),
+    (1, Step::Rows),
 ];
 /// Rows of a batch by which it is judged where to cut.
 const LOOKED_AT_ROWS: usize = 256;
@@ -192,17 +195,20 @@ impl<'a> Shard<'a> {
             lost_us: HashMap::new(),
         };
         let ring_at = |pick: &u32| ring_of(rows.slots[*pick as usize]);
-        // No row before the first ones asks for their memory.
+        let group = |number: usize| picks.chunks(GROUP_ROWS).nth(number).unwrap_or_default();
+        // No group before the first ones asks for their memory.
         for (ahead, step) in AHEAD {
-            for pick in picks.iter().take(ahead) {
+            for pick in (0..ahead).flat_map(group) {
                 self.prefetch(ring_at(pick), step);
             }
         }
         let mut row = vec![0u64; spec.stride];
         for (place, &pick) in picks.iter().enumerate() {
-            for (ahead, step) in AHEAD {
-                if let Some(pick) = picks.get(place + ahead) {
-                    self.prefetch(ring_at(pick), step);
+            if place.is_multiple_of(GROUP_ROWS) {
+                for (ahead, step) in AHEAD {
+                    for pick in group(place / GROUP_ROWS + ahead) {
+                        self.prefetch(ring_at(pick), step);
+                    }
                 }
             }
             let at = pick as usize;

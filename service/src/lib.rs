@@ -4,6 +4,7 @@
 //! give it input and take its output away.
 
 pub mod against;
+mod allocator;
 pub mod checkpoint;
 pub mod cli;
 pub mod demo;
@@ -35,8 +36,3 @@ pub mod tally;
 pub mod telemetry;
 pub mod train;
 pub mod validate;
-
-/// What a batch needs is allocated on one thread and freed on another, many times a millisecond, which the
-/// system's allocator is slow at.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

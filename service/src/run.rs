@@ -33,6 +33,7 @@ use sanderling_ingest::{
 };
 use sanderling_schemas::Partition;
 
+use crate::allocator::keep_freed_memory;
 use crate::checkpoint::CheckpointStore;
 use crate::failure::{Failure, io_failure};
 use crate::folder::PipelineFolder;
@@ -105,6 +106,7 @@ struct Service<'a> {
 pub fn run(folder: &PipelineFolder, options: &RunOptions) -> Result<Summary, Failure> {
     let settings = &folder.settings;
     let stop = stop_on_signals()?;
+    keep_freed_memory();
     let state = state_folder(folder)?;
     let instance = Instance::take(
         options.instance.as_deref().or(settings.instance.as_deref()),

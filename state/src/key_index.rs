@@ -185,7 +185,11 @@ impl KeyIndex {
                     *hash = key.map(|key| self.slots.hash_of(key));
                 });
             }
-            let mut likely = hashes.map(|hash| Some((self.slots.likely(hash?)?, 0, 0)));
+            let mut likely = [None; STEP];
+            for (likely, hash) in likely.iter_mut().zip(hashes) {
+                let known = hash.and_then(|hash| self.slots.likely(hash));
+                *likely = known.map(|slot| (slot, 0, 0));
+            }
             for (slot, from, to) in likely.iter_mut().flatten() {
                 let page = &self.pages[*slot as usize / PAGE_KEYS];
                 (*from, *to) = page.span(*slot as usize % PAGE_KEYS);

@@ -7,10 +7,16 @@ use ahash::RandomState;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
+/// Bits of a hash by which a number's table is chosen.
+const TABLE_BITS: u32 = 8;
+
 /// Bytes -> number.
+///
+/// A table that grows moves all it has, which stops a stream for a tenth of a second at some millions. So
+/// there are many, and each moves its own small part at another time.
 #[derive(Debug, Clone)]
 pub(crate) struct Numbers {
-    table: HashTable<Hashed>,
+    tables: Box<[HashTable<Hashed>]>,
     hasher: RandomState,
 }
 
@@ -22,6 +28,11 @@ struct Hashed {
     number: u32,
 }
 
+/// Which table holds the numbers of a hash.
+fn table_of(hash: u32) -> usize {
+    (hash >> (u32::BITS - TABLE_BITS)) as usize
+}
+
 /// 32 bits of a hash as the 64 that a table wants.
 fn spread(hash: u32) -> u64 {
     u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
@@ -31,7 +42,7 @@ impl Default for Numbers {
     /// No numbers. The hasher's seeds are fixed; nothing ever depends on a hash's value but speed.
     fn default() -> Self {
         Numbers {
-            table: HashTable::new(),
+            tables: vec![HashTable::new(); 1 << TABLE_BITS].into(),
             hasher: RandomState::with_seeds(
                 0x243f_6a88_85a3_08d3,
                 0x1319_8a2e_0370_7344,
@@ -45,7 +56,8 @@ impl Default for Numbers {
 impl Numbers {
     /// Heap bytes.
     pub(crate) fn bytes(&self) -> usize {
-        self.table.capacity() * (size_of::<Hashed>() + 1)
+        let slots: usize = self.tables.iter().map(HashTable::capacity).sum();
+        slots * (size_of::<Hashed>() + 1) + size_of_val(&*self.tables)
     }
 
     /// What numbers are looked up by.
@@ -57,7 +69,7 @@ impl Numbers {
     /// A number whose bytes have this hash; most often the one that is meant.
     #[inline]
     pub(crate) fn likely(&self, hash: u32) -> Option<u32> {
-        self.table
+        self.tables[table_of(hash)]
             .find(spread(hash), |known| known.hash == hash)
             .map(|known| known.number)
     }
@@ -67,7 +79,7 @@ impl Numbers {
     pub(crate) fn find<'a>(&self, bytes: &[u8], bytes_of: impl Fn(u32) -> &'a [u8]) -> Option<u32> {
         let hash = self.hasher.hash_one(bytes) as u32;
         let same = |known: &Hashed| known.hash == hash && bytes_of(known.number) == bytes;
-        self.table
+        self.tables[table_of(hash)]
             .find(spread(hash), same)
             .map(|known| known.number)
     }
@@ -81,7 +93,7 @@ impl Numbers {
         bytes_of: impl Fn(u32) -> &'a [u8],
     ) -> &mut u32 {
         let hash = self.hasher.hash_one(bytes) as u32;
-        let entry = self.table.entry(
+        let entry = self.tables[table_of(hash)].entry(
             spread(hash),
             |known| known.hash == hash && bytes_of(known.number) == bytes,
             |known| spread(known.hash),
@@ -96,9 +108,8 @@ impl Numbers {
     /// Forgets `bytes` if their number is `number`.
     pub(crate) fn remove(&mut self, bytes: &[u8], number: u32) {
         let hash = self.hasher.hash_one(bytes) as u32;
-        let entry = self
-            .table
-            .find_entry(spread(hash), |known| known.number == number);
+        let entry =
+            self.tables[table_of(hash)].find_entry(spread(hash), |known| known.number == number);
         if let Ok(entry) = entry {
             entry.remove();
         }

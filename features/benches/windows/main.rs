@@ -25,6 +25,10 @@ use sanderling_state::Restored;
 
 use stream::{BATCH_ROWS, HANDBOOK, Made, file, relation};
 
+/// The service's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const DAYS: [&str; 3] = ["1 day", "7 days", "30 days"];
 const DECIMAL: [&str; 2] = ["count(amount)", "avg(amount)"];
 const DOUBLE: [&str; 2] = ["count(price)", "avg(price)"];

@@ -40,8 +40,10 @@ pub use manifest::{
     Calibration, Manifest, ManifestGroup, ManifestInput, RungCalibrations, TrainingMetrics,
     TrainingRange, Trial, TrialMeasure,
 };
-pub use options::{ModelOptions, TrainingOptions};
+pub use options::{ModelOptions, TrainingDevice, TrainingOptions};
 pub use recording::{RecordedLabel, Recording};
 pub use scorer::{MemorySummary, MemoryView, Scored, Scorer};
 pub use served::ServedModel;
-pub use train::{TrainingCheckpoints, TrainingPlan, TrainingProgress, train, update};
+pub use train::{
+    TrainingCheckpoints, TrainingPlan, TrainingProgress, train, training_device, update,
+};

@@ -81,10 +81,32 @@ impl Default for ModelOptions {
     }
 }
 
+/// Where a network's gradients are computed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrainingDevice {
+    /// On the first CUDA device, if this build can use one and there is one; else on the CPU.
+    #[default]
+    Auto,
+    /// On the CPU.
+    Cpu,
+    /// On the first CUDA device.
+    Cuda,
+}
+
+impl TrainingDevice {
+    fn is_auto(&self) -> bool {
+        *self == TrainingDevice::Auto
+    }
+}
+
 /// How a model is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainingOptions {
+    /// Where gradients are computed.
+    #[serde(skip_serializing_if = "TrainingDevice::is_auto")]
+    pub device: TrainingDevice,
     /// Passes over the gradient rows; unset: 16, or 10 beyond 300,000 rows.
     pub epochs: Option<usize>,
     /// Rows of a gradient step; unset: 256, or 512 beyond 300,000 rows.
@@ -133,6 +155,7 @@ pub struct TrainingOptions {
 impl Default for TrainingOptions {
     fn default() -> Self {
         Self {
+            device: TrainingDevice::Auto,
             epochs: None,
             batch: None,
             negatives: None,

@@ -12,6 +12,7 @@ mod attend;
 mod batch;
 mod carries;
 mod checkpoints;
+mod device;
 mod draft;
 mod embed;
 mod graph;
@@ -50,6 +51,7 @@ use params::Params;
 use stages::Stages;
 
 pub use checkpoints::TrainingCheckpoints;
+pub use device::training_device;
 pub use update::update;
 
 /// Rows from which the long settings of [`crate::TrainingOptions`] hold.
@@ -89,7 +91,7 @@ pub(crate) struct Trained {
 }
 
 /// Trains a model on `recording`. The same recording, options and plan give the same bytes on
-/// the same machine. `progress` hears of every epoch.
+/// the same machine's CPU; a GPU adds up in an order of its own. `progress` hears of every epoch.
 ///
 /// With `checkpoints` it can go on after it was cut off, from the last epoch that was done, and comes to
 /// the same model.
@@ -307,7 +309,8 @@ impl Task<'_> {
     ) -> Result<Network, ScoringError> {
         // Far apart, so that the networks of one seed are not those of the next.
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ (member << 40));
-        let params = Params::new(self.shape.tensors(), &mut rng)?;
+        let (device, _) = training_device(self.shape.options.training.device)?;
+        let params = Params::new(self.shape.tensors(), &mut rng, device)?;
         if let Some(start) = self.start {
             params.load(&start.of_member(member as usize))?;
         }

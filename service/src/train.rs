@@ -54,6 +54,8 @@ pub struct Trained {
     without_thresholds: Option<String>,
     /// Against the model that it went on from.
     trial: Option<Trial>,
+    /// Where its gradients were computed.
+    device: String,
     seconds: f64,
 }
 
@@ -73,13 +75,14 @@ impl fmt::Display for Trained {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{}: model {} of {} weights, from {} rows with {} positives, in {:.0} s",
+            "{}: model {} of {} weights, from {} rows with {} positives, in {:.0} s on {}",
             self.model.display(),
             &self.hash[..self.hash.len().min(12)],
             self.training.weights,
             self.training.rows,
             self.training.positives,
-            self.seconds
+            self.seconds,
+            self.device
         )?;
         if let Some(settled) = &self.thresholds {
             write!(f, "\n{settled}")?;
@@ -104,6 +107,9 @@ pub fn train(folder: &PipelineFolder, options: &TrainOptions) -> Result<Trained,
         return Err(Failure::usage("--from must be before --to"));
     }
     let started = Instant::now();
+    // A device that is not there shows before the hours of folding.
+    let wanted = folder.settings.model.training.device;
+    let (_, device) = sanderling_scoring::training_device(wanted).map_err(model_failure)?;
     let champion = options.from_model.as_deref().map(|path| {
         let failed = |e| {
             model_failure(e)
@@ -161,6 +167,7 @@ pub fn train(folder: &PipelineFolder, options: &TrainOptions) -> Result<Trained,
         thresholds,
         without_thresholds,
         trial: manifest.trial.clone(),
+        device,
         seconds: started.elapsed().as_secs_f64(),
     })
 }

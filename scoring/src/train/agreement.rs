@@ -1,7 +1,6 @@
 //! The serving kernels against the graph, and the graph's own nodes against single operations.
 
-use candle_core::{D, Device, Tensor, Var};
-use candle_nn::ops::{sigmoid, softmax};
+use candle_core::{Device, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sanderling_schemas::Rung;
@@ -59,7 +58,7 @@ fn assert_serving_agrees(events: usize, change: impl Fn(&mut ModelOptions)) {
     );
     let history = History::new(&recording, shape.memories.len());
     let mut rng = ChaCha8Rng::seed_from_u64(5);
-    let params = Params::new(shape.tensors(), &mut rng).unwrap();
+    let params = Params::new(shape.tensors(), &mut rng, Device::Cpu).unwrap();
     let mut weights = Weights::default();
     params.store(&mut weights).unwrap();
     front.store(&mut weights);
@@ -78,6 +77,7 @@ fn assert_serving_agrees(events: usize, change: impl Fn(&mut ModelOptions)) {
     .unwrap();
     let carries = Carries::fold(&shape, &recording, &history, &inputs, &weights).unwrap();
     let source = Source {
+        device: params.device(),
         shape: &shape,
         recording: &recording,
         history: &history,
@@ -90,8 +90,16 @@ fn assert_serving_agrees(events: usize, change: impl Fn(&mut ModelOptions)) {
         shape: &shape,
         params: &params,
     };
-    let now = present(&shape, &recording, &front, &rows, &every).unwrap();
-    let first = present(&shape, &recording, &front, &rows, &shape.first).unwrap();
+    let now = present(params.device(), &shape, &recording, &front, &rows, &every).unwrap();
+    let first = present(
+        params.device(),
+        &shape,
+        &recording,
+        &front,
+        &rows,
+        &shape.first,
+    )
+    .unwrap();
     let pasts = vec![
         source.own(&rows).unwrap(),
         source.endpoint(1, &rows).unwrap(),
@@ -204,11 +212,10 @@ fn unrolled_cells_equal_single_operations() {
         } else {
             hidden
         };
-        let (carry, mask) = (draws.numbers(rows * width), draws.bits(steps * rows));
         let unrolled = Unrolled {
             kind,
-            carry: carry.clone(),
-            mask: mask.clone(),
+            carry: draws.numbers(rows * width),
+            mask: draws.bits(steps * rows),
             rows,
             hidden,
         };
@@ -218,50 +225,14 @@ fn unrolled_cells_equal_single_operations() {
         } else {
             bias.as_tensor()
         };
-        let found = x.apply_op3(&weight, hidden_bias, unrolled).unwrap();
-
-        let carry = Tensor::from_vec(carry, (rows, width), &Device::Cpu).unwrap();
-        let mask = Tensor::from_vec(mask, (steps, rows, 1), &Device::Cpu).unwrap();
-        let part = |t: &Tensor, i: usize| t.narrow(1, i * hidden, hidden).unwrap();
-        let mut h = part(&carry, 0);
-        let mut c = if kind == Kind::Lstm {
-            part(&carry, 1)
-        } else {
-            h.clone()
-        };
-        for step in 0..steps {
-            let x = x.narrow(0, step * rows, rows).unwrap();
-            let mask = mask.get(step).unwrap();
-            let u = h
-                .matmul(&weight.t().unwrap())
-                .unwrap()
-                .broadcast_add(hidden_bias)
-                .unwrap();
-            let keep = |new: &Tensor, old: &Tensor| {
-                (old + (new - old).unwrap().broadcast_mul(&mask).unwrap()).unwrap()
-            };
-            let sum = |i: usize| (part(&x, i) + part(&u, i)).unwrap();
-            if kind == Kind::Lstm {
-                let written = (sigmoid(&sum(0)).unwrap() * sum(2).tanh().unwrap()).unwrap();
-                let new_c = ((sigmoid(&sum(1)).unwrap() * &c).unwrap() + written).unwrap();
-                let new_h = (sigmoid(&sum(3)).unwrap() * new_c.tanh().unwrap()).unwrap();
-                (h, c) = (keep(&new_h, &h), keep(&new_c, &c));
-            } else {
-                let (reset, update) = (sigmoid(&sum(0)).unwrap(), sigmoid(&sum(1)).unwrap());
-                let new = (part(&x, 2) + (reset * part(&u, 2)).unwrap())
-                    .unwrap()
-                    .tanh()
-                    .unwrap();
-                let new_h = (&new + (update * (&h - &new).unwrap()).unwrap()).unwrap();
-                h = keep(&new_h, &h);
-            }
-        }
+        let wanted = unrolled.composed(&x, &weight, hidden_bias).unwrap();
+        let found = unrolled.of(&x, &weight, hidden_bias).unwrap();
         let vars: &[&Var] = if kind == Kind::Lstm {
             &[&x, &weight]
         } else {
             &[&x, &weight, &bias]
         };
-        assert_same(vars, &found, &h);
+        assert_same(vars, &found, &wanted);
     }
 }
 
@@ -285,37 +256,12 @@ fn embeddings_equal_the_code_times_the_weights() {
         })
         .collect();
     let embed = Embed {
-        places: places.clone(),
+        places,
         inputs,
         size,
     };
-    let found = weight.apply_op2(&bias, embed).unwrap();
-
-    let mut code = vec![0.0; inputs * rows * bins];
-    for (i, place) in places.iter().enumerate() {
-        let code = &mut code[(i % inputs * rows + i / inputs) * bins..][..bins];
-        if place.bin != Place::MISSING {
-            let full = place.bin as usize;
-            code[..full].fill(1.0);
-            code[full..]
-                .iter_mut()
-                .take(1)
-                .for_each(|x| *x = place.part);
-        }
-    }
-    let code = Tensor::from_vec(code, (inputs, rows, bins), &Device::Cpu).unwrap();
-    let wanted = code
-        .matmul(&weight)
-        .unwrap()
-        .broadcast_add(&bias.unsqueeze(1).unwrap())
-        .unwrap()
-        .relu()
-        .unwrap();
-    let wanted = wanted
-        .permute((1, 0, 2))
-        .unwrap()
-        .reshape((rows, inputs * size))
-        .unwrap();
+    let wanted = embed.composed(&weight, &bias).unwrap();
+    let found = embed.of(&weight, &bias).unwrap();
     assert_same(&[&weight, &bias], &found, &wanted);
 }
 
@@ -329,49 +275,14 @@ fn attention_equals_single_operations() {
     let decay = draws.var(&[heads]);
     let mut mask = draws.bits(rows * events);
     mask[..events].fill(0.0);
-    let ages = draws.numbers(rows * events);
     let attend = Attend {
         rows,
         events,
         heads,
-        mask: mask.clone(),
-        ages: ages.clone(),
+        mask,
+        ages: draws.numbers(rows * events),
     };
-    let found = query.apply_op3(&entries, &decay, attend).unwrap();
-
-    let any: Vec<f32> = mask
-        .chunks_exact(events)
-        .map(|m| if m.contains(&1.0) { 1.0 } else { 0.0 })
-        .collect();
-    let shut: Vec<f32> = mask.iter().map(|m| (m - 1.0) * 1e9).collect();
-    let tensor =
-        |values: Vec<f32>, shape: &[usize]| Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
-    let part = |i: usize| {
-        let half = entries
-            .narrow(1, i * size, size)
-            .unwrap()
-            .contiguous()
-            .unwrap();
-        half.reshape((rows, events, heads, head)).unwrap()
-    };
-    let dots = part(0)
-        .broadcast_mul(&query.reshape((rows, 1, heads, head)).unwrap())
-        .unwrap();
-    let dots = (dots.sum(D::Minus1).unwrap() * (1.0 / (head as f64).sqrt())).unwrap();
-    let aged =
-        tensor(ages, &[rows, events, 1]).broadcast_mul(&decay.reshape((1, 1, heads)).unwrap());
-    let logits = (dots - aged.unwrap()).unwrap();
-    let logits = logits
-        .broadcast_add(&tensor(shut, &[rows, events, 1]))
-        .unwrap();
-    let weights = softmax(&logits, 1).unwrap().unsqueeze(3).unwrap();
-    let wanted = part(1)
-        .broadcast_mul(&weights)
-        .unwrap()
-        .sum(1)
-        .unwrap()
-        .reshape((rows, size))
-        .unwrap();
-    let wanted = wanted.broadcast_mul(&tensor(any, &[rows, 1])).unwrap();
+    let wanted = attend.composed(&query, &entries, &decay).unwrap();
+    let found = attend.of(&query, &entries, &decay).unwrap();
     assert_same(&[&query, &entries, &decay], &found, &wanted);
 }

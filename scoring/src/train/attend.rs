@@ -1,6 +1,8 @@
-//! Attention as one operation of the graph, forwards and backwards.
+//! Attention as one operation of the graph, forwards and backwards, and composed of single ones for
+//! other devices than the CPU.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
+use candle_nn::ops::softmax;
 
 use super::recurrence::{slice, values};
 use crate::kernels::activation::exp;
@@ -17,6 +19,45 @@ pub(crate) struct Attend {
     pub(crate) mask: Vec<f32>,
     /// rows x events.
     pub(crate) ages: Vec<f32>,
+}
+
+impl Attend {
+    /// The result, on the device of the arguments.
+    pub(crate) fn of(self, query: &Tensor, entries: &Tensor, decay: &Tensor) -> Result<Tensor> {
+        match query.device().is_cpu() {
+            true => query.apply_op3(entries, decay, self),
+            false => self.composed(query, entries, decay),
+        }
+    }
+
+    /// The result, of single operations.
+    pub(crate) fn composed(
+        &self,
+        query: &Tensor,
+        entries: &Tensor,
+        decay: &Tensor,
+    ) -> Result<Tensor> {
+        let (rows, events, heads) = (self.rows, self.events, self.heads);
+        let (size, device) = (query.dim(1)?, query.device());
+        let head = size / heads;
+        let of_events = |values: Vec<f32>| Tensor::from_vec(values, (rows, events, 1), device);
+        let part = |at: usize| {
+            let half = entries.narrow(1, at, size)?.contiguous()?;
+            half.reshape((rows, events, heads, head))
+        };
+        let dots = part(0)?.broadcast_mul(&query.reshape((rows, 1, heads, head))?)?;
+        let dots = (dots.sum(D::Minus1)? / (head as f64).sqrt())?;
+        let ages = of_events(self.ages.clone())?;
+        let logits = (dots - ages.broadcast_mul(&decay.reshape((1, 1, heads))?)?)?;
+        let shut = self.mask.iter().map(|seen| (seen - 1.0) * 1e9).collect();
+        let logits = logits.broadcast_add(&of_events(shut)?)?;
+        let weights = softmax(&logits, 1)?.unsqueeze(3)?;
+        let read = part(size)?.broadcast_mul(&weights)?.sum(1)?;
+        let any = self.mask.chunks_exact(events);
+        let any = any.map(|seen| f32::from(seen.contains(&1.0))).collect();
+        let any = Tensor::from_vec(any, (rows, 1), device)?;
+        read.reshape((rows, size))?.broadcast_mul(&any)
+    }
 }
 
 dispatch! {

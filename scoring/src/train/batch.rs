@@ -62,6 +62,7 @@ pub(crate) struct Past {
 
 /// Everything that rows are gathered from.
 pub(crate) struct Source<'a> {
+    pub(crate) device: &'a Device,
     pub(crate) shape: &'a Architecture,
     pub(crate) recording: &'a Recording,
     pub(crate) history: &'a History,
@@ -69,12 +70,9 @@ pub(crate) struct Source<'a> {
     pub(crate) carries: &'a Carries,
 }
 
-fn tensor(values: Vec<f32>, shape: &[usize]) -> Result<Tensor, ScoringError> {
-    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
-}
-
 /// The present of `rows` for the inputs `used`, which are indices into the front's.
 pub(crate) fn present(
+    device: &Device,
     shape: &Architecture,
     recording: &Recording,
     front: &Front,
@@ -93,12 +91,16 @@ pub(crate) fn present(
         .collect();
     Ok(Present {
         places,
-        z: tensor(z, &[n, all])?,
-        missing: tensor(missing, &[n, all])?,
+        z: Tensor::from_vec(z, (n, all), device)?,
+        missing: Tensor::from_vec(missing, (n, all), device)?,
     })
 }
 
 impl Source<'_> {
+    fn tensor(&self, values: Vec<f32>, shape: &[usize]) -> Result<Tensor, ScoringError> {
+        Ok(Tensor::from_vec(values, shape, self.device)?)
+    }
+
     /// Place of an event in the window; `None` before it.
     fn place(&self, event: u32) -> Option<usize> {
         (event as usize).checked_sub(self.inputs.first)
@@ -122,7 +124,7 @@ impl Source<'_> {
                 true => Some(self.own_chain(rows)?),
                 false => None,
             },
-            scalars: tensor(scalars, &[rows.len(), size])?,
+            scalars: self.tensor(scalars, &[rows.len(), size])?,
             ring: self.ring(0, rows)?,
         })
     }
@@ -169,7 +171,7 @@ impl Source<'_> {
                 true => Some(self.endpoint_chain(m, rows)?),
                 false => None,
             },
-            scalars: tensor(scalars, &[rows.len(), size])?,
+            scalars: self.tensor(scalars, &[rows.len(), size])?,
             ring: self.ring(m, rows)?,
         })
     }
@@ -241,8 +243,8 @@ impl Source<'_> {
             }
         }
         Ok(Steps {
-            z: tensor(z, &[chain.len(), all])?,
-            extras: tensor(extras, &[chain.len(), width])?,
+            z: self.tensor(z, &[chain.len(), all])?,
+            extras: self.tensor(extras, &[chain.len(), width])?,
             mask,
         })
     }
@@ -283,8 +285,8 @@ impl Source<'_> {
             }
         }
         Ok(Some(Ring {
-            z: tensor(z, &[n * events, all])?,
-            extras: tensor(extras, &[n * events, width])?,
+            z: self.tensor(z, &[n * events, all])?,
+            extras: self.tensor(extras, &[n * events, width])?,
             ages,
             mask,
         }))

@@ -2,8 +2,8 @@
 //!
 //! A value's code is ones up to its bin, a part of one there, and zeros beyond. As a matrix product most of
 //! that would be products with ones and zeros; here the bins below add up once a step, and a value
-//! costs one row of the sums, whatever the number of bins. The matrix product is kept in the tests,
-//! which hold this to it.
+//! costs one row of the sums, whatever the number of bins. The matrix product is what other devices
+//! than the CPU run; the tests hold the two to each other.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
@@ -21,6 +21,33 @@ pub(crate) struct Embed {
 }
 
 impl Embed {
+    /// The result, on the device of the arguments.
+    pub(crate) fn of(self, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+        match weight.device().is_cpu() {
+            true => weight.apply_op2(bias, self),
+            false => self.composed(weight, bias),
+        }
+    }
+
+    /// The result, of single operations.
+    pub(crate) fn composed(&self, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+        let (rows, (inputs, bins, size)) = (self.rows(), weight.dims3()?);
+        let mut code = vec![0.0f32; inputs * rows * bins];
+        for (i, place) in self.places.iter().enumerate() {
+            if place.bin == Place::MISSING {
+                continue;
+            }
+            let code = &mut code[(i % inputs * rows + i / inputs) * bins..][..bins];
+            let (full, rest) = code.split_at_mut(place.bin as usize);
+            full.fill(1.0);
+            rest.iter_mut().take(1).for_each(|x| *x = place.part);
+        }
+        let code = Tensor::from_vec(code, (inputs, rows, bins), weight.device())?;
+        let embedded = code.matmul(weight)?.broadcast_add(&bias.unsqueeze(1)?)?;
+        let embedded = embedded.relu()?.permute((1, 0, 2))?;
+        embedded.reshape((rows, inputs * size))
+    }
+
     fn rows(&self) -> usize {
         self.places.len() / self.inputs
     }

@@ -59,7 +59,7 @@ impl Graph<'_> {
             size,
         };
         let weight = self.params.get(&format!("{name}.weight"));
-        let embedded = weight.apply_op2(self.params.get(&format!("{name}.bias")), embed)?;
+        let embedded = embed.of(weight, self.params.get(&format!("{name}.bias")))?;
         Ok(Tensor::cat(&[&embedded, &z, &missing], 1)?)
     }
 
@@ -162,7 +162,7 @@ impl Graph<'_> {
             rows: chain.carry.len() / width,
             hidden: hidden.dim(1)?,
         };
-        Ok(gates.apply_op3(hidden, bias_hidden, unrolled)?)
+        Ok(unrolled.of(&gates, hidden, bias_hidden)?)
     }
 
     fn attention(&self, m: usize, embedded: &Tensor, ring: &Ring) -> Result<Tensor, ScoringError> {
@@ -183,6 +183,6 @@ impl Graph<'_> {
             mask: ring.mask.clone(),
             ages: ring.ages.clone(),
         };
-        Ok(query.apply_op3(&entries, &decay, attend)?)
+        Ok(attend.of(&query, &entries, &decay)?)
     }
 }

@@ -18,11 +18,16 @@ pub(crate) struct Params {
     specs: Vec<TensorSpec>,
     vars: Vec<Var>,
     places: BTreeMap<String, usize>,
+    device: Device,
 }
 
 impl Params {
-    /// Fresh tensors.
-    pub(crate) fn new(specs: Vec<TensorSpec>, rng: &mut ChaCha8Rng) -> Result<Self, ScoringError> {
+    /// Fresh tensors on `device`.
+    pub(crate) fn new(
+        specs: Vec<TensorSpec>,
+        rng: &mut ChaCha8Rng,
+        device: Device,
+    ) -> Result<Self, ScoringError> {
         let mut vars = Vec::with_capacity(specs.len());
         for spec in &specs {
             let n: usize = spec.shape.iter().product();
@@ -36,7 +41,7 @@ impl Params {
                     .map(|i| if i / (n / 4) == 1 { 1.0 } else { 0.0 })
                     .collect(),
             };
-            let tensor = Tensor::from_vec(values, spec.shape.as_slice(), &Device::Cpu)?;
+            let tensor = Tensor::from_vec(values, spec.shape.as_slice(), &device)?;
             vars.push(Var::from_tensor(&tensor)?);
         }
         let places = specs
@@ -48,7 +53,13 @@ impl Params {
             specs,
             vars,
             places,
+            device,
         })
+    }
+
+    /// Where the tensors are.
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
     }
 
     /// A tensor by name.
@@ -98,7 +109,7 @@ impl Params {
     }
 
     fn set(&self, place: usize, values: &[f32]) -> Result<(), ScoringError> {
-        let tensor = Tensor::from_slice(values, self.specs[place].shape.as_slice(), &Device::Cpu)?;
+        let tensor = Tensor::from_slice(values, self.specs[place].shape.as_slice(), &self.device)?;
         Ok(self.vars[place].set(&tensor)?)
     }
 }

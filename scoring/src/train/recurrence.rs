@@ -1,10 +1,11 @@
 //! The unrolled cells as one operation of the graph, forwards and backwards.
 //!
 //! As single tensor operations, the steps cost several times the arithmetic in them. Here a whole
-//! unrolled sequence is one node. The graph composed of single operations is kept in the tests,
-//! which hold this one to it.
+//! unrolled sequence is one node. The graph composed of single operations is what other devices than
+//! the CPU run; the tests hold the two to each other.
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_nn::ops::sigmoid as sigmoids;
 
 use crate::kernels::activation::{sigmoid, tanh};
 use crate::kernels::dense::{Dense, Rows};
@@ -53,6 +54,49 @@ pub(super) fn values(tensor: &Tensor) -> Result<Vec<f32>> {
 }
 
 impl Unrolled {
+    /// The result, on the device of the arguments.
+    pub(crate) fn of(self, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+        match x.device().is_cpu() {
+            true => x.apply_op3(weight, bias, self),
+            false => self.composed(x, weight, bias),
+        }
+    }
+
+    /// The result, of single operations.
+    pub(crate) fn composed(&self, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+        let (rows, hidden, device) = (self.rows, self.hidden, x.device());
+        let width = self.carry.len() / rows;
+        let steps = self.mask.len() / rows;
+        let carry = Tensor::from_slice(&self.carry, (rows, width), device)?;
+        let mask = Tensor::from_slice(&self.mask, (steps, rows, 1), device)?;
+        let part = |t: &Tensor, i: usize| t.narrow(1, i * hidden, hidden)?.contiguous();
+        let mut h = part(&carry, 0)?;
+        // The rest of an LSTM's carry; a GRU has no more.
+        let mut c = part(&carry, width / hidden - 1)?;
+        for step in 0..steps {
+            let x = x.narrow(0, step * rows, rows)?;
+            let mask = mask.get(step)?;
+            let u = h.matmul(&weight.t()?)?.broadcast_add(bias)?;
+            let sum = |i: usize| part(&x, i)? + part(&u, i)?;
+            let keep = |new: &Tensor, old: &Tensor| old + (new - old)?.broadcast_mul(&mask)?;
+            match self.kind {
+                Kind::Lstm => {
+                    let written = (sigmoids(&sum(0)?)? * sum(2)?.tanh()?)?;
+                    let new_c = ((sigmoids(&sum(1)?)? * &c)? + written)?;
+                    let new_h = (sigmoids(&sum(3)?)? * new_c.tanh()?)?;
+                    (h, c) = (keep(&new_h, &h)?, keep(&new_c, &c)?);
+                }
+                Kind::Gru => {
+                    let (reset, update) = (sigmoids(&sum(0)?)?, sigmoids(&sum(1)?)?);
+                    let new = (part(&x, 2)? + (reset * part(&u, 2)?)?)?.tanh()?;
+                    let new_h = (&new + (update * (&h - &new)?)?)?;
+                    h = keep(&new_h, &h)?;
+                }
+            }
+        }
+        Ok(h)
+    }
+
     fn gates(&self) -> usize {
         match self.kind {
             Kind::Lstm => 4 * self.hidden,

@@ -1,13 +1,13 @@
 //! The two stages of training.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use rand::Rng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use sanderling_schemas::Output;
 
 use super::GradientRows;
-use super::batch::{Source, present};
+use super::batch::{Present, Source, present};
 use super::carries::{Carries, Inputs, scaled};
 use super::checkpoints::{Checkpoint, CheckpointFile};
 use super::graph::Graph;
@@ -182,7 +182,8 @@ impl<'a> Stages<'a> {
 
     /// Events, targets and weights of drawn rows; the last two rows x 1.
     fn targets(&self, drawn: &[Drawn]) -> Result<(Vec<u32>, Tensor, Tensor), ScoringError> {
-        let column = |values: Vec<f32>| Tensor::from_vec(values, (drawn.len(), 1), &Device::Cpu);
+        let device = self.params.device();
+        let column = |values: Vec<f32>| Tensor::from_vec(values, (drawn.len(), 1), device);
         let events = drawn
             .iter()
             .map(|&(place, _)| self.gradient.rows[place as usize])
@@ -196,6 +197,12 @@ impl<'a> Stages<'a> {
             column(targets)?,
             column(drawn.iter().map(|&(_, weight)| weight).collect())?,
         ))
+    }
+
+    /// The present of `events` for the inputs `used`.
+    fn present(&self, events: &[u32], used: &[usize]) -> Result<Present, ScoringError> {
+        let device = self.params.device();
+        present(device, self.shape, self.recording, self.front, events, used)
     }
 
     fn first_stage(&mut self, report: &mut dyn FnMut(f64)) -> Result<(), ScoringError> {
@@ -212,13 +219,7 @@ impl<'a> Stages<'a> {
             let (mut sum, mut steps) = (0.0, 0.0);
             for drawn in drawn.chunks(self.batch) {
                 let (events, target, weight) = self.targets(drawn)?;
-                let present = present(
-                    self.shape,
-                    self.recording,
-                    self.front,
-                    &events,
-                    &self.shape.first,
-                )?;
+                let present = self.present(&events, &self.shape.first)?;
                 let first = loss(
                     output,
                     &graph.first_stage(&present)?,
@@ -367,6 +368,7 @@ impl<'a> Stages<'a> {
                 folded_by = Some(tensors);
             }
             let source = Source {
+                device: self.params.device(),
                 shape: self.shape,
                 recording: self.recording,
                 history: self.history,
@@ -377,7 +379,7 @@ impl<'a> Stages<'a> {
             let (mut sum, mut steps) = (0.0, 0.0);
             for drawn in drawn.chunks(self.batch) {
                 let (events, target, weight) = self.targets(drawn)?;
-                let present = present(self.shape, self.recording, self.front, &events, &every)?;
+                let present = self.present(&events, &every)?;
                 let total = if output == Output::Forecast {
                     let forecast = graph.forecast(&source.own(&events)?)?;
                     forecast_loss(&forecast, &present.z, &present.missing)?
@@ -398,7 +400,7 @@ impl<'a> Stages<'a> {
                                 }
                             })
                             .collect();
-                        Ok((x * Tensor::from_vec(kept, x.shape(), &Device::Cpu)?)?)
+                        Ok((x * Tensor::from_vec(kept, x.shape(), x.device())?)?)
                     };
                     let raws = graph.heads(&present, &pasts, Some(&mut dropout))?;
                     let full = loss(output, &raws[0], &target, &weight, self.class)?;
@@ -459,7 +461,7 @@ impl<'a> Stages<'a> {
         let every: Vec<usize> = (0..self.shape.inputs.len()).collect();
         let mut losses = Vec::with_capacity(held.rows.len());
         for (rows, targets) in held.rows.chunks(CHUNK).zip(held.targets.chunks(CHUNK)) {
-            let present = present(self.shape, self.recording, self.front, rows, &every)?;
+            let present = self.present(rows, &every)?;
             let mut pasts = vec![source.own(rows)?];
             for m in 1..self.shape.memories.len() {
                 pasts.push(source.endpoint(m, rows)?);

@@ -341,22 +341,20 @@ mod tests {
 
     #[test]
     fn a_forgotten_key_gives_its_slot_to_the_next_new_one() {
+        // So long that the hash tables, whose room depends on the processor's hash, weigh little.
+        let old = |n: u32| format!("key {n:060}");
         let mut index = KeyIndex::default();
-        for n in 0..3000u32 {
-            index.slot_of(format!("key {n}").as_bytes());
+        for n in 0..3000 {
+            index.slot_of(old(n).as_bytes());
         }
         let before = index.bytes();
         for slot in (0..3000u32).filter(|slot| !slot.is_multiple_of(10)) {
             index.forget(slot);
         }
         assert_eq!((index.known_len(), index.len()), (300, 3000));
-        assert!(
-            index.bytes() < before * 3 / 4,
-            "{} of {before}",
-            index.bytes()
-        );
-        assert_eq!(index.find(b"key 7"), None);
-        assert_eq!(index.find(b"key 2990"), Some(2990));
+        assert!(index.bytes() < before / 2, "{} of {before}", index.bytes());
+        assert_eq!(index.find(old(7).as_bytes()), None);
+        assert_eq!(index.find(old(2990).as_bytes()), Some(2990));
         assert_eq!(index.slot_of(b"a longer key than those before"), 2999);
         assert_eq!(index.known().key(2998), None);
 
@@ -368,13 +366,13 @@ mod tests {
         let restored = Restored::read_arrow(file.as_slice()).unwrap();
         let mut back = KeyIndex::restore(restored.section("keys").unwrap()).unwrap();
         assert_eq!((back.known_len(), back.len()), (301, 3000));
-        assert_eq!(back.find(b"key 2990"), Some(2990));
+        assert_eq!(back.find(old(2990).as_bytes()), Some(2990));
         assert_eq!(back.find(b"a longer key than those before"), Some(2999));
         for n in 0..2699 {
             let slot = back.slot_of(format!("new {n}").as_bytes());
             assert!(slot < 2999 && !slot.is_multiple_of(10), "{slot}");
         }
         assert_eq!(back.slot_of(b"one more"), 3000);
-        assert!((0..300).all(|n| back.key(n * 10) == format!("key {}", n * 10).as_bytes()));
+        assert!((0..300).all(|n| back.key(n * 10) == old(n * 10).as_bytes()));
     }
 }

@@ -52,7 +52,8 @@ model: build
 figures: build
 	sh docs/figures.sh $(BIN) $(DATA)
 
-# The form of what runs and watches the service: needs docker-compose, and promtool where it is there.
+# The form of what runs and watches the service.
 compose-check:
+	@sh .ci/setup-compose.sh
 	docker-compose -f docker-compose.yml config -q
-	@if command -v promtool >/dev/null; then promtool check config deploy/prometheus.yml; fi
+	promtool check config deploy/prometheus.yml

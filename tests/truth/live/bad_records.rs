@@ -16,6 +16,7 @@ use super::foreign::{Isolation, Record};
 use super::recorded::replay;
 use super::registry::Registry;
 use crate::outcome::Outcome;
+use crate::sanderling::{answer_of, command};
 
 /// In every card's number, and in nothing else.
 const CARD: &str = "400012345678";
@@ -175,6 +176,28 @@ fn bad_records_are_told_apart_and_card_numbers_are_kept_secret() {
     // The search finds what is there to be found.
     let seen = foreign.consume(&[&payments], Isolation::Committed);
     assert!(seen.iter().any(|record| finds(&record.bytes())));
+
+    // Requeue opens what was sealed: the record is there again as it was.
+    let refused = letters
+        .iter()
+        .map(Record::json)
+        .find(|letter| letter["reason"] == "wrong_type")
+        .expect("a letter about a wrong type");
+    assert_eq!(refused["sealed"], true, "{refused}");
+    let offset = refused["event"]["offset"].as_i64().expect("an offset");
+    let mut requeue = command(&["dlq", "requeue", "--json"]);
+    requeue
+        .arg(deployed.folder())
+        .arg(format!("{payments}/0/{offset}"));
+    assert_eq!(
+        answer_of(requeue)["requeued"].as_array().map(Vec::len),
+        Some(1)
+    );
+    let now = foreign.consume(&[&payments], Isolation::Committed);
+    assert_eq!(now.len(), seen.len() + 1);
+    let (was, is) = (&seen[offset as usize], &now[seen.len()]);
+    assert!(finds(&is.bytes()));
+    assert_eq!((was.bytes(), &was.key), (is.bytes(), &is.key));
 }
 
 fn secret(bytes: &[u8], place: &str) {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use sanderling_schemas::attribution::{EXACT_TOLERANCE, SAMPLED_TOLERANCE};
 use sanderling_schemas::{Attribution, AttributionError, Rung, Sequence};
-use sanderling_scoring::{Group, Model, ModelInputs};
+use sanderling_scoring::{Group, Model, ModelInputs, ScoringError};
 
 use coalition::{Baseline, Coalition};
 
@@ -54,6 +54,9 @@ pub enum ExplainError {
         /// Number wanted.
         wanted: usize,
     },
+    /// The model could not be asked.
+    #[error(transparent)]
+    Model(#[from] ScoringError),
     /// The parts differ from the whole.
     #[error("event {}: {error}", sequence.0)]
     Attribution {
@@ -125,7 +128,7 @@ impl Explainer {
         let mut values = Vec::with_capacity(coalitions.len());
         for chunk in coalitions.chunks(FORWARD_ROWS_MAX) {
             let inputs = self.baseline.inputs_of(rows, chunk);
-            values.extend(model.forward(&inputs, rung));
+            values.extend(model.forward(&inputs, rung)?);
         }
         let mut rest = values.as_slice();
         let mut attributions = Vec::with_capacity(plans.len());

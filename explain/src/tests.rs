@@ -10,15 +10,15 @@ use super::*;
 struct ByRow<F>(F);
 
 impl<F: Fn(&[f32], &[f32]) -> f64 + Send + Sync> Model for ByRow<F> {
-    fn forward(&self, inputs: &ModelInputs, _rung: Rung) -> Vec<f64> {
+    fn forward(&self, inputs: &ModelInputs, _rung: Rung) -> Result<Vec<f64>, ScoringError> {
         let f = inputs.features.len() / inputs.rows.max(1);
         let c = inputs.context.len() / inputs.rows.max(1);
         (0..inputs.rows)
             .map(|r| {
-                (self.0)(
+                Ok((self.0)(
                     &inputs.features[r * f..][..f],
                     &inputs.context[r * c..][..c],
-                )
+                ))
             })
             .collect()
     }
@@ -68,7 +68,7 @@ fn attributions_are_the_mean_gain_over_all_orders() {
     let cold_context = [0.0, 1.0, 0.25];
     let explainer = Explainer::new(&three_groups(), &medians, &cold_context, 0).unwrap();
     let (inputs, cold_features, sequences) = rows_of(5);
-    let scores = model.forward(&inputs, Rung::Full);
+    let scores = model.forward(&inputs, Rung::Full).unwrap();
     let rows = Rows {
         inputs: &inputs,
         cold_features: &cold_features,
@@ -152,7 +152,7 @@ fn many_groups_are_sampled_by_event_and_still_add_up() {
         features: [[1.5, -1.0, 2.0, 0.5, 1.0, 1.5, 3.0, 3.0, -1.0]; 2].concat(),
         context: Vec::new(),
     };
-    let scores = model.forward(&inputs, Rung::Full);
+    let scores = model.forward(&inputs, Rung::Full).unwrap();
     let rows = Rows {
         inputs: &inputs,
         cold_features: &[0.0; 18],
@@ -201,7 +201,7 @@ fn a_score_that_the_model_did_not_give_is_refused() {
         };
         explainer.explain(&model, &rows, Rung::Full)
     };
-    let score = model.forward(&inputs, Rung::Full)[0];
+    let score = model.forward(&inputs, Rung::Full).unwrap()[0];
     assert!(explain(&[score], &cold_features).is_ok());
     for other in [score + 1e-5, f64::NAN] {
         assert!(matches!(

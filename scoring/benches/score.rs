@@ -1,7 +1,8 @@
 //! Events per second through the scorer alone, on one thread, in batches of 256.
 //!
 //! `cargo bench --profile measure -p sanderling-scoring --bench score [-- PART-OF-A-CASE'S-NAME]`; `-- keys`
-//! measures what a card and a terminal take, and what an event costs from 1,000 cards to 1,000,000.
+//! measures what a card and a terminal take, and what an event costs from 1,000 cards to 1,000,000; `-- devices`
+//! scores on each device and in each precision that there is, and says how far apart the scores are.
 
 #![allow(clippy::print_stdout)]
 
@@ -19,7 +20,8 @@ use sanderling_schemas::{
     LabelColumns, LateRows, Offset, Partition, Relation, Rung, Sequence, Stream,
 };
 use sanderling_scoring::{
-    ModelOptions, Recording, Scorer, ServedModel, TrainingOptions, TrainingPlan, train,
+    ModelOptions, Placement, Precision, Recording, Scorer, ScoringDevice, ScoringOptions,
+    ServedModel, TrainingOptions, TrainingPlan, train,
 };
 
 const FEATURES: usize = 40;
@@ -297,12 +299,65 @@ fn keys() {
     }
 }
 
+/// The whole scorer with its heads on each device; of a device that is not there, why.
+fn devices() {
+    let model = model(whole());
+    let batches: Vec<FeatureBatch> = (0..BATCHES).map(|n| batch(n, Traffic::SPREAD)).collect();
+    let score = |placement: &Placement| -> (Vec<f64>, f64) {
+        let placed = Arc::new(model.placed(placement).expect("the device takes the heads"));
+        let mut scorer =
+            Scorer::new(placed, &schema(), &relation(), 1).expect("the model is of this schema");
+        let (mut scores, mut seconds) = (Vec::new(), Vec::new());
+        for batch in &batches {
+            let clock = Instant::now();
+            let scored = scorer
+                .score(batch, Rung::Full)
+                .expect("a batch of the schema");
+            seconds.push(clock.elapsed().as_secs_f64());
+            scores.extend(scored.batch.scores);
+        }
+        let mut late = seconds.split_off(BATCHES / 2);
+        late.sort_by(f64::total_cmp);
+        (scores, late[late.len() / 2])
+    };
+    println!("events/s at the median batch of {ROWS}, memory on one core; scores apart, log-odds");
+    let (wanted, seconds) = score(&Placement::default());
+    println!(
+        "{:<40} {:>9.0} events/s",
+        "the CPU's kernels",
+        ROWS as f64 / seconds
+    );
+    for device in [ScoringDevice::Graph, ScoringDevice::Cuda] {
+        for precision in [Precision::F32, Precision::F16, Precision::Bf16] {
+            let placement = match Placement::of(&ScoringOptions { device, precision }) {
+                Ok(placement) => placement,
+                Err(e) => {
+                    println!("{device:?} in {precision:?}: {e}");
+                    continue;
+                }
+            };
+            let (found, seconds) = score(&placement);
+            let apart = wanted.iter().zip(&found).map(|(a, b)| (a - b).abs());
+            let mean = apart.clone().sum::<f64>() / wanted.len() as f64;
+            println!(
+                "{:<40} {:>9.0} events/s; {mean:.1e} apart in the mean, {:.1e} at most",
+                placement.to_string(),
+                ROWS as f64 / seconds,
+                apart.fold(0.0, f64::max),
+            );
+        }
+    }
+}
+
 fn main() {
     // cargo's own arguments begin with dashes.
     let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
     let wanted = wanted.unwrap_or_default();
     if wanted == "keys" {
         return keys();
+    }
+    if wanted == "devices" {
+        return devices();
     }
     let whole = Arc::new(model(whole()));
     let [one, two, three] = [1, 2, 3].map(|members| Arc::new(model(labels_only(members))));

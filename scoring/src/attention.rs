@@ -34,6 +34,11 @@ pub(crate) fn interleaved(i: usize, heads: usize, head: usize) -> usize {
     i % heads * head + i / heads
 }
 
+/// ln(1 + e^x), which is never negative.
+pub(crate) fn softplus(x: f32) -> f32 {
+    x.max(0.0) + (-x.abs()).exp().ln_1p()
+}
+
 impl Attention {
     pub(crate) fn load(
         shape: &Architecture,
@@ -57,11 +62,8 @@ impl Attention {
         Ok(Self {
             query: dense("query", size, shape.embedded(shape.inputs.len()))?,
             event: dense("event", 2 * size, shape.key_input_size())?,
-            // Softplus, so that older never counts more for being older.
-            decay: decay
-                .iter()
-                .map(|&x| x.max(0.0) + (-x.abs()).exp().ln_1p())
-                .collect(),
+            // So that older never counts more for being older.
+            decay: decay.iter().map(|&x| softplus(x)).collect(),
             layout: shape.memories[m].clone(),
         })
     }

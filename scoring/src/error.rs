@@ -6,9 +6,9 @@ use sanderling_state::StateError;
 #[derive(Debug, thiserror::Error)]
 pub enum ScoringError {
     /// A model option out of its range.
-    #[error("model option {name}: wanted {wanted}")]
+    #[error("option {name}: wanted {wanted}")]
     Option {
-        /// The option's key under `model:`.
+        /// The option's key, of `model:` where no section is named.
         name: String,
         /// What it may be.
         wanted: String,

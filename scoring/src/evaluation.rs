@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use sanderling_schemas::{NO_SLOT, Output, Rung};
 
+use crate::device::Placement;
 use crate::error::ScoringError;
 use crate::metrics::{KeyedScore, auc, average_precision, card_precision};
 use crate::options::ModelOptions;
@@ -18,7 +19,7 @@ const DAY_US: i64 = 86_400_000_000;
 const ALERTS: usize = 100;
 
 /// Which days are for what.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct EvaluationPlan {
     /// First training day of the first fold, microseconds since 1970.
     pub start_us: i64,
@@ -39,6 +40,8 @@ pub struct EvaluationPlan {
     pub exclude_known: bool,
     /// Seed of everything random.
     pub seed: u64,
+    /// Where the test days are scored.
+    pub placement: Placement,
 }
 
 /// What came of one fold.
@@ -184,10 +187,11 @@ fn run_fold(
     let clock = Instant::now();
     let Trained {
         model,
-        mut scorer,
+        scorer,
         folded,
     } = train_and_fold(recording, options, &training, None, &mut |p| progress(p))?;
     let train_s = clock.elapsed().as_secs_f64();
+    let mut scorer = scorer.placed(&plan.placement)?;
 
     let times = recording.times_us();
     let excluded = Excluded::new(recording, truth, plan, start_us);
@@ -205,7 +209,7 @@ fn run_fold(
             score: model.calibrations.full.apply(raw[0]),
             counted,
         });
-    });
+    })?;
     let counted: Vec<&FoldScore> = scores.iter().filter(|score| score.counted).collect();
     let values: Vec<f64> = counted.iter().map(|score| score.score).collect();
     let positive: Vec<bool> = counted
@@ -315,6 +319,7 @@ mod tests {
             train_from_us: None,
             exclude_known: true,
             seed: 0,
+            placement: Placement::default(),
         };
         let excluded = Excluded::new(&recording, &[1.0; 5], &plan, 0);
         let first_day = |slot: u32| (14..21).find(|day| excluded.covers(slot, day * DAY_US + 5));

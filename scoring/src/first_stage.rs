@@ -11,7 +11,7 @@ use crate::kernels::dense::{Dense, Rows};
 use crate::weights::Weights;
 
 /// A network with one hidden layer over the features that no label went into.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct FirstStage {
     embedding: Embedding,
     hidden: Dense,

@@ -21,6 +21,7 @@ use sanderling_schemas::{
 use crate::manifest::TrainingMetrics;
 use crate::options::{ModelOptions, TrainingOptions};
 use crate::recording::Recording;
+use crate::scorer::Scorer;
 use crate::served::ServedModel;
 use crate::train::{TrainingPlan, train};
 
@@ -319,4 +320,18 @@ pub(crate) fn model(recording: &Recording, options: &ModelOptions, share: f64) -
         train(recording, options, &plan, None, &mut |_| {}).expect("the stream can be learnt");
     assert_ne!(model.manifest().metrics, TrainingMetrics::default());
     model
+}
+
+/// A scorer of a stream that has seen nothing.
+pub(crate) fn scorer(stream: &Stream, model: &Arc<ServedModel>, threads: usize) -> Scorer {
+    let scorer = Scorer::new(model.clone(), &stream.schema, &stream.relation, threads);
+    scorer.expect("the model is one of the stream's")
+}
+
+/// All that a scorer remembers, as bytes.
+pub(crate) fn state(scorer: &Scorer) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let written = scorer.snapshot().write_arrow(&mut bytes);
+    written.expect("memory takes it");
+    bytes
 }

@@ -193,6 +193,16 @@ impl Front {
         weights.insert("front.medians", &[self.columns], self.medians.clone());
     }
 
+    /// Bins of an input, real or not.
+    pub(crate) fn bins(&self) -> usize {
+        self.bins
+    }
+
+    /// The edges of an input's bins, ascending, then infinity.
+    pub(crate) fn edges_of(&self, input: usize) -> &[f32] {
+        &self.edges[input * (self.bins + 1)..][..self.bins + 1]
+    }
+
     pub(crate) fn medians(&self) -> &[f32] {
         &self.medians
     }
@@ -234,7 +244,7 @@ impl Front {
             let bin = Place::MISSING;
             return Place { bin, part: 0.0 };
         }
-        let edges = &self.edges[input * (self.bins + 1)..][..self.bins + 1];
+        let edges = self.edges_of(input);
         let reached = edges[1..]
             .iter()
             .filter(|&&edge| edge <= log && edge.is_finite());

@@ -35,7 +35,10 @@ pub struct Group {
 pub trait Model {
     /// One score for each row, on the output's own scale (calibrated log-odds for
     /// `Output::LogOdds`). A row's bits depend neither on the other rows nor on their number.
-    fn forward(&self, inputs: &ModelInputs, rung: Rung) -> Vec<f64>;
+    ///
+    /// # Errors
+    /// [`ScoringError::Candle`] where a device fails.
+    fn forward(&self, inputs: &ModelInputs, rung: Rung) -> Result<Vec<f64>, ScoringError>;
 }
 
 /// The columns of `features` as rows x columns of f32, row-major; NaN is NULL.

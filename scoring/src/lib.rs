@@ -13,6 +13,7 @@ mod architecture;
 mod attention;
 mod calibration;
 mod cells;
+mod device;
 mod error;
 mod evaluation;
 mod first_stage;
@@ -32,18 +33,18 @@ mod served;
 mod train;
 mod weights;
 
+pub use device::{Placement, training_device};
 pub use error::ScoringError;
 pub use evaluation::{Evaluation, EvaluationPlan, FoldReport, FoldScore, evaluate};
 pub use inputs::{Group, Model, ModelInputs, feature_matrix};
-pub use kernels::numerics;
 pub use manifest::{
     Calibration, Manifest, ManifestGroup, ManifestInput, RungCalibrations, TrainingMetrics,
     TrainingRange, Trial, TrialMeasure,
 };
-pub use options::{ModelOptions, TrainingDevice, TrainingOptions};
+pub use options::{
+    ModelOptions, Precision, ScoringDevice, ScoringOptions, TrainingDevice, TrainingOptions,
+};
 pub use recording::{RecordedLabel, Recording};
 pub use scorer::{MemorySummary, MemoryView, Scored, Scorer};
 pub use served::ServedModel;
-pub use train::{
-    TrainingCheckpoints, TrainingPlan, TrainingProgress, train, training_device, update,
-};
+pub use train::{TrainingCheckpoints, TrainingPlan, TrainingProgress, train, update};

@@ -18,7 +18,7 @@ use crate::weights::Weights;
 const CHUNK_ROWS: usize = 60;
 
 /// One member of a model: what its tensors make.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Network {
     /// One a memory, where it has a cell: the first entity's LSTM, an endpoint's GRU.
     pub(crate) cells: Vec<Option<Cell>>,
@@ -27,14 +27,14 @@ pub(crate) struct Network {
 }
 
 /// What makes a score of features and context.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Body {
     Head(Box<Head>),
     /// The z-scores to expect, from the first entity's memory.
     Forecast(Dense),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Head {
     first: FirstStage,
     linear: Dense,
@@ -47,7 +47,7 @@ struct Head {
 }
 
 /// The layers of a head and how many memories it reads.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Layers {
     memories: usize,
     dense: [Dense; 3],

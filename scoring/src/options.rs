@@ -100,6 +100,45 @@ impl TrainingDevice {
     }
 }
 
+/// Where scores are computed, and how exactly; the `scoring:` section of `pipeline.yaml`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScoringOptions {
+    /// What computes them.
+    pub device: ScoringDevice,
+    /// Numbers that the heads are computed with.
+    pub precision: Precision,
+}
+
+/// What computes scores. Memory is folded on the CPU in any case.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScoringDevice {
+    /// The first CUDA device, if this build can use one and there is one; else the CPU.
+    #[default]
+    Auto,
+    /// The kernels of the CPU.
+    Cpu,
+    /// The first CUDA device.
+    Cuda,
+    /// What a GPU would compute, by candle on the CPU: slow, and there to be compared with.
+    Graph,
+}
+
+/// Numbers that heads are computed with on a device. What decides how a value falls into a bin and how
+/// attention is shared out is computed in 32 bits in any case.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 16 bits, 11 of them significant.
+    F16,
+    /// 16 bits, 8 of them significant.
+    Bf16,
+}
+
 /// How a model is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -16,7 +16,9 @@ use sanderling_schemas::{FeatureBatch, FeatureSchema, NO_SLOT, Relation, Rung, S
 use sanderling_state::{Paged, Restored, Snapshot, StateError};
 
 use crate::cells::Cell;
+use crate::device::Placement;
 use crate::error::ScoringError;
+use crate::front::Standardised;
 use crate::inputs::{ModelInputs, feature_matrix};
 use crate::memory::{Memory, Pending, PendingEvents};
 use crate::recording::{LabelStep, Recording, Steps};
@@ -158,6 +160,15 @@ impl Scorer {
         self.model.hash()
     }
 
+    /// The same scorer with the model's heads where `placement` says; what it remembers stays.
+    ///
+    /// # Errors
+    /// [`ScoringError::Candle`] where the device does not take them.
+    pub fn placed(mut self, placement: &Placement) -> Result<Self, ScoringError> {
+        self.model = Arc::new(self.model.placed(placement)?);
+        Ok(self)
+    }
+
     /// The model.
     pub fn model(&self) -> &Arc<ServedModel> {
         &self.model
@@ -226,9 +237,9 @@ impl Scorer {
             labels,
         };
         let (rows, context) = self.fold(&steps);
-        let scores = self.in_parts(&rows, &context, |model, rows, context| {
-            model.scores(rows, context, rung)
-        });
+        let scores = self
+            .model
+            .calibrated(self.outputs(&rows, &context, rung)?, rung);
         Ok(Scored {
             batch: ScoreBatch {
                 output: self.model.output(),
@@ -251,18 +262,14 @@ impl Scorer {
         (from, to): (usize, usize),
         rungs: &[Rung],
         mut see: impl FnMut(usize, &[f32]),
-    ) {
+    ) -> Result<(), ScoringError> {
         for from in (from..to).step_by(FOLD_ROWS) {
             let to = (from + FOLD_ROWS).min(to);
             let (rows, context) = self.fold(&recording.steps(from, to));
             let outputs: Vec<Vec<f32>> = rungs
                 .iter()
-                .map(|&rung| {
-                    self.in_parts(&rows, &context, |m, rows, context| {
-                        m.raw(rows, context, rung)
-                    })
-                })
-                .collect();
+                .map(|&rung| self.outputs(&rows, &context, rung))
+                .collect::<Result<_, _>>()?;
             let mut cells = vec![0.0; rungs.len()];
             for event in from..to {
                 for (cell, output) in cells.iter_mut().zip(&outputs) {
@@ -270,6 +277,22 @@ impl Scorer {
                 }
                 see(event, &cells);
             }
+        }
+        Ok(())
+    }
+
+    /// Pass 5: what `rung` puts out for standardised rows and their contexts, before calibration.
+    fn outputs(
+        &self,
+        rows: &Standardised,
+        context: &[f32],
+        rung: Rung,
+    ) -> Result<Vec<f32>, ScoringError> {
+        match self.model.heads(rung) {
+            Some(heads) => heads.raw(rows.all(), context, rung),
+            None => Ok(self.in_parts(rows, context, |model, rows, context| {
+                model.raw(rows, context, rung)
+            })),
         }
     }
 

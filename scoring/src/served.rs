@@ -7,6 +7,7 @@ use sanderling_schemas::{FeatureField, FeatureSchema, Output, Rung};
 
 use crate::architecture::Architecture;
 use crate::cells::Cell;
+use crate::device::{DeviceHeads, Placement};
 use crate::error::ScoringError;
 use crate::front::{Front, StandardisedRows};
 use crate::inputs::{Group, Model, ModelInputs};
@@ -18,7 +19,7 @@ use crate::weights::{Weights, sha256};
 const WEIGHTS_FILE: &str = "model.safetensors";
 const MANIFEST_FILE: &str = "manifest.json";
 /// A model whose weights are fixed. Shared by every scorer, explainer and thread that needs it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ServedModel {
     manifest: Manifest,
     bytes: Vec<u8>,
@@ -30,6 +31,9 @@ pub struct ServedModel {
     /// Mean and deviation of the labels; 0 and 1 for classes.
     label: [f32; 2],
     networks: Vec<Network>,
+    placement: Placement,
+    /// Where the heads are, unless the networks' own kernels score.
+    heads: Option<DeviceHeads>,
 }
 
 /// The schema that a manifest's inputs make.
@@ -87,6 +91,42 @@ impl ServedModel {
         Self::new(manifest, &weights, bytes)
     }
 
+    /// The same model, with its heads where `placement` says. A forecast has none: it stays on the CPU.
+    ///
+    /// # Errors
+    /// [`ScoringError::Candle`] where the device does not take them.
+    pub fn placed(&self, placement: &Placement) -> Result<Self, ScoringError> {
+        let (mut placed, mut heads) = (Placement::default(), None);
+        if let Some(device) = placement
+            .device()
+            .filter(|_| self.output() != Output::Forecast)
+        {
+            let weights = self.weights()?;
+            heads = Some(DeviceHeads::load(
+                &self.shape,
+                &self.front,
+                &weights,
+                device,
+            )?);
+            placed = placement.clone();
+        }
+        Ok(Self {
+            placement: placed,
+            heads,
+            ..self.clone()
+        })
+    }
+
+    /// Where it scores.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// What fixes the rounding of its scores.
+    pub fn numerics(&self) -> &str {
+        self.placement.numerics()
+    }
+
     /// Writes the model folder, making it if need be. The manifest comes last, so that a folder
     /// with one is whole.
     pub fn save(&self, dir: &Path) -> Result<(), ScoringError> {
@@ -132,6 +172,8 @@ impl ServedModel {
             },
             label: [label[0], label[1]],
             networks,
+            placement: Placement::default(),
+            heads: None,
             front,
             shape,
             manifest,
@@ -255,8 +297,14 @@ impl ServedModel {
         }
     }
 
-    /// The output of `rung` before calibration, for standardised rows and their contexts: the mean
-    /// over the networks.
+    /// The heads that `rung` is computed by, if they are on a device.
+    pub(crate) fn heads(&self, rung: Rung) -> Option<&DeviceHeads> {
+        let has_head = matches!(rung, Rung::Full | Rung::NoGraph);
+        self.heads.as_ref().filter(|_| has_head)
+    }
+
+    /// The output of `rung` before calibration by the CPU's kernels, for standardised rows and their
+    /// contexts: the mean over the networks.
     pub(crate) fn raw(&self, rows: StandardisedRows<'_>, context: &[f32], rung: Rung) -> Vec<f32> {
         let mut networks = self.networks.iter().enumerate().map(|(member, network)| {
             let size = self.shape.member_context();
@@ -278,24 +326,20 @@ impl ServedModel {
         sum
     }
 
-    /// Calibrated scores of standardised rows.
-    pub(crate) fn scores(
-        &self,
-        rows: StandardisedRows<'_>,
-        context: &[f32],
-        rung: Rung,
-    ) -> Vec<f64> {
+    /// The scores of some outputs.
+    pub(crate) fn calibrated(&self, raw: Vec<f32>, rung: Rung) -> Vec<f64> {
         let calibration = self.calibration(rung);
-        self.raw(rows, context, rung)
-            .into_iter()
-            .map(|raw| calibration.apply(raw))
-            .collect()
+        raw.into_iter().map(|raw| calibration.apply(raw)).collect()
     }
 }
 
 impl Model for ServedModel {
-    fn forward(&self, inputs: &ModelInputs, rung: Rung) -> Vec<f64> {
+    fn forward(&self, inputs: &ModelInputs, rung: Rung) -> Result<Vec<f64>, ScoringError> {
         let rows = self.front.standardise(&inputs.features);
-        self.scores(rows.all(), &inputs.context, rung)
+        let raw = match self.heads(rung) {
+            Some(heads) => heads.raw(rows.all(), &inputs.context, rung)?,
+            None => self.raw(rows.all(), &inputs.context, rung),
+        };
+        Ok(self.calibrated(raw, rung))
     }
 }

@@ -12,7 +12,6 @@ mod attend;
 mod batch;
 mod carries;
 mod checkpoints;
-mod device;
 mod draft;
 mod embed;
 mod graph;
@@ -38,6 +37,7 @@ use sha2::Digest;
 
 use crate::architecture::Architecture;
 use crate::calibration::CLASS_ROWS_MIN;
+use crate::device::training_device;
 use crate::error::ScoringError;
 use crate::front::Front;
 use crate::options::ModelOptions;
@@ -51,7 +51,6 @@ use params::Params;
 use stages::Stages;
 
 pub use checkpoints::TrainingCheckpoints;
-pub use device::training_device;
 pub use update::update;
 
 /// Rows from which the long settings of [`crate::TrainingOptions`] hold.
@@ -232,7 +231,7 @@ pub(crate) fn train_and_fold(
                 ..draft
             };
             let mut scorer = of_trial.scorer(&mut task.weights(of_one))?;
-            let (raw, _) = outputs(recording, &mut scorer, late, &RUNGS);
+            let (raw, _) = outputs(recording, &mut scorer, late, &RUNGS)?;
             let calibrated = of_trial.calibrate(&raw, late, trial.loss);
             let (networks, _) =
                 task.networks(&gradient, None, Some(trial.epochs), &mut progress)?;
@@ -249,13 +248,13 @@ pub(crate) fn train_and_fold(
             let mut weights = task.weights(networks);
             let mut scorer = draft.scorer(&mut weights)?;
             let seen = late.unwrap_or(&gradient);
-            let (raw, folded) = outputs(recording, &mut scorer, seen, &RUNGS);
+            let (raw, folded) = outputs(recording, &mut scorer, seen, &RUNGS)?;
             let calibrated = draft.calibrate(&raw, seen, loss);
             (weights, calibrated, scorer, folded)
         }
     };
     let mut scorer = scorer;
-    scorer.fold_recording(recording, (folded, known.max(folded)), &[], |_, _| {});
+    scorer.fold_recording(recording, (folded, known.max(folded)), &[], |_, _| {})?;
     let model = Arc::new(draft.finish(&mut weights, calibrated, None)?);
     Ok(Trained {
         model,

@@ -126,6 +126,7 @@ pub fn evaluate(folder: &PipelineFolder, options: &EvaluateOptions) -> Result<Re
         train_from_us: options.train_from.map(|t| t.0),
         exclude_known: options.exclude_known,
         seed: options.seed,
+        placement: folder.placement()?,
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let progress = Progress::epochs("evaluate");

@@ -10,7 +10,7 @@ use sanderling_decide::{Policy, PolicyError};
 use sanderling_features::{Catalog, FeatureEngine, FeatureError, Function};
 use sanderling_ingest::{KafkaOptions, LabelFileSpec, OffsetReset, RegistryOptions, StreamSpec};
 use sanderling_schemas::{FeatureSchema, Relation};
-use sanderling_scoring::{Scorer, ScoringError, ServedModel};
+use sanderling_scoring::{Placement, Scorer, ScoringError, ServedModel};
 use sha2::{Digest, Sha256};
 
 use crate::failure::{Failure, io_failure};
@@ -207,11 +207,23 @@ impl PipelineFolder {
                 .in_file(path)
                 .cure("train the model again on these features, or name another")
         };
-        let model = ServedModel::load(path).map_err(fault)?;
+        let placement = self.placement()?;
+        let model = ServedModel::load(path)
+            .and_then(|model| model.placed(&placement))
+            .map_err(fault)?;
         // Making a scorer is what checks that the model is one of these features and entities.
         let model = Arc::new(model);
         Scorer::new(model.clone(), features, &self.relation, 1).map_err(fault)?;
         Ok(model)
+    }
+
+    /// Where it scores, as far as this build and this machine go.
+    pub fn placement(&self) -> Result<Placement, Failure> {
+        Placement::of(&self.settings.scoring).map_err(|e| {
+            Failure::new("scoring", e.to_string())
+                .in_file(&self.path.join("pipeline.yaml"))
+                .cure("correct the scoring: section, or the --set of it")
+        })
     }
 
     /// A model that does not load or does not fit.

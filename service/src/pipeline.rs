@@ -17,7 +17,9 @@ use sanderling_schemas::{
     Action, Attribution, DeadLetter, Decision, EventBatch, EventTime, FeatureBatch, FeatureRow,
     Flag, OrderRecord, OrderVersions, RejectReason, Relation, Rung, Sequence, Versions,
 };
-use sanderling_scoring::{ModelInputs, Scored, ScoringError, ServedModel, feature_matrix};
+use sanderling_scoring::{
+    ModelInputs, Placement, Scored, ScoringError, ServedModel, feature_matrix,
+};
 
 use crate::failure::Failure;
 use crate::folder::PipelineFolder;
@@ -162,7 +164,7 @@ impl Judge {
                 .map_err(|e| folder.policy_failure(&e))?;
             let decided_by = Versions {
                 engine: env!("CARGO_PKG_VERSION").into(),
-                numerics: sanderling_scoring::numerics().into(),
+                numerics: model.numerics().into(),
                 pipeline: folder.version.clone(),
                 features: unseen.schema().hash.clone(),
                 model: model.hash().into(),
@@ -211,6 +213,11 @@ impl Judge {
     /// What decides, unless another model is appointed.
     pub fn versions(&self) -> &Arc<Versions> {
         &self.seats[self.model.hash()].versions
+    }
+
+    /// Where the champion that it began with scores.
+    pub fn placement(&self) -> &Placement {
+        self.model.placement()
     }
 
     /// The relation whose events it judges.

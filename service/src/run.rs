@@ -114,6 +114,7 @@ pub fn run(folder: &PipelineFolder, options: &RunOptions) -> Result<Summary, Fai
     )?;
     // Faults of the folder are found before anything is touched.
     let pipeline = Pipeline::new(folder, options.threads)?;
+    tracing::info!("scores are computed on {}", pipeline.judge.placement());
     let versions = pipeline.judge.versions().clone();
     let models = pipeline.models.hashes();
     let sampling = (settings.parity.rows_per_s > 0.0)

@@ -82,6 +82,9 @@ pub struct Settings {
     /// Sizes and training of the model.
     #[serde(default)]
     pub model: sanderling_scoring::ModelOptions,
+    /// Where scores are computed.
+    #[serde(default)]
+    pub scoring: sanderling_scoring::ScoringOptions,
 }
 
 /// One of `streams:`

@@ -24,6 +24,7 @@ mod offline;
 mod operations;
 mod order;
 mod outcome;
+mod placement;
 mod random;
 mod sanderling;
 mod scenario;

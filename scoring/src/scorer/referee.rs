@@ -8,6 +8,7 @@ use sanderling_schemas::NO_SLOT;
 
 use super::*;
 use crate::fixtures::{relation, schema};
+use crate::options::{ScoringDevice, ScoringOptions};
 
 /// Numbers of 4 or 8 bytes, little-endian.
 fn numbers<const BYTES: usize, T>(bytes: &[u8], number: fn([u8; BYTES]) -> T) -> Vec<T> {
@@ -65,22 +66,38 @@ fn pytorch_gives_the_same_outputs() {
     let model = Arc::new(ServedModel::load(&folder).unwrap());
     let (recording, wanted) = stream(&folder, &model);
     let rungs = [Rung::Full, Rung::NoGraph, Rung::Linear];
-    for rows in [1, 37, recording.len()] {
-        let mut scorer = Scorer::of_recording(model.clone(), &recording, 1).unwrap();
+    let on_tensors = ScoringOptions {
+        device: ScoringDevice::Graph,
+        ..ScoringOptions::default()
+    };
+    let on_tensors = Placement::of(&on_tensors).unwrap();
+    let kernels = Placement::default();
+    let whole = recording.len();
+    for (rows, placement) in [
+        (1, &kernels),
+        (37, &kernels),
+        (whole, &kernels),
+        (37, &on_tensors),
+        (whole, &on_tensors),
+    ] {
+        let scorer = Scorer::of_recording(model.clone(), &recording, 1).unwrap();
+        let mut scorer = scorer.placed(placement).unwrap();
         let mut seen = 0;
         for from in (0..recording.len()).step_by(rows) {
             let part = (from, (from + rows).min(recording.len()));
-            scorer.fold_recording(&recording, part, &rungs, |event, found| {
-                let wanted = &wanted[event * rungs.len()..][..rungs.len()];
-                for (rung, (&found, wanted)) in rungs.iter().zip(found.iter().zip(wanted)) {
-                    let apart = (f64::from(found) - wanted).abs();
-                    assert!(
-                        apart < 1e-5,
-                        "event {event}, {rung:?}: {found}, PyTorch {wanted}"
-                    );
-                }
-                seen += 1;
-            });
+            scorer
+                .fold_recording(&recording, part, &rungs, |event, found| {
+                    let wanted = &wanted[event * rungs.len()..][..rungs.len()];
+                    for (rung, (&found, wanted)) in rungs.iter().zip(found.iter().zip(wanted)) {
+                        let apart = (f64::from(found) - wanted).abs();
+                        assert!(
+                            apart < 1e-5,
+                            "event {event}, {rung:?}: {found}, PyTorch {wanted}"
+                        );
+                    }
+                    seen += 1;
+                })
+                .unwrap();
         }
         assert_eq!(seen, recording.len());
     }

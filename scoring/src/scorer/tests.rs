@@ -5,19 +5,9 @@ use rand_chacha::ChaCha8Rng;
 use sanderling_schemas::Output;
 
 use super::*;
-use crate::fixtures::{Stream, model, payments, small, telemetry};
+use crate::fixtures::{Stream, model, payments, scorer, small, state, telemetry};
 use crate::inputs::Model;
 use crate::options::ModelOptions;
-
-fn scorer(stream: &Stream, model: &Arc<ServedModel>, threads: usize) -> Scorer {
-    Scorer::new(model.clone(), &stream.schema, &stream.relation, threads).unwrap()
-}
-
-fn state(scorer: &Scorer) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    scorer.snapshot().write_arrow(&mut bytes).unwrap();
-    bytes
-}
 
 /// Scores and contexts of the rows `[from, to)`, in batches of at most `size` rows.
 fn fold(
@@ -148,7 +138,10 @@ fn forward_is_the_pure_part_of_score() {
         let scored = scorer
             .score(&stream.batch(500, stream.len()), rung)
             .unwrap();
-        assert_eq!(scored.batch.scores, model.forward(&scored.inputs, rung));
+        assert_eq!(
+            scored.batch.scores,
+            model.forward(&scored.inputs, rung).unwrap()
+        );
         assert_eq!(scored.inputs.rows, scored.batch.scores.len());
         let (columns, size) = (model.columns(), model.context_size());
         for row in 0..scored.inputs.rows {
@@ -158,7 +151,7 @@ fn forward_is_the_pure_part_of_score() {
                 context: scored.inputs.context[row * size..][..size].to_vec(),
             };
             assert_eq!(
-                model.forward(&one, rung)[0].to_bits(),
+                model.forward(&one, rung).unwrap()[0].to_bits(),
                 scored.batch.scores[row].to_bits()
             );
         }
@@ -241,6 +234,7 @@ fn telemetry_goes_through_the_same_fold() {
             full += scored.batch.scores.iter().sum::<f64>();
             linear += model
                 .forward(&scored.inputs, Rung::Linear)
+                .unwrap()
                 .iter()
                 .sum::<f64>();
         }

@@ -132,16 +132,18 @@ fn assert_serving_agrees(events: usize, change: impl Fn(&mut ModelOptions)) {
     }
     let rungs = [Rung::Full, Rung::NoGraph, Rung::Linear];
     let mut differ = false;
-    scorer.fold_recording(&recording, (0, recording.len()), &rungs, |event, found| {
-        for (rung, (&found, wanted)) in found.iter().zip(&expected).enumerate() {
-            let wanted = wanted[event];
-            assert!(
-                (found - wanted).abs() < 1e-5,
-                "event {event} rung {rung}: {found} {wanted}"
-            );
-        }
-        differ |= (found[0] - found[1]).abs() > 1e-3;
-    });
+    scorer
+        .fold_recording(&recording, (0, recording.len()), &rungs, |event, found| {
+            for (rung, (&found, wanted)) in found.iter().zip(&expected).enumerate() {
+                let wanted = wanted[event];
+                assert!(
+                    (found - wanted).abs() < 1e-5,
+                    "event {event} rung {rung}: {found} {wanted}"
+                );
+            }
+            differ |= (found[0] - found[1]).abs() > 1e-3;
+        })
+        .unwrap();
     assert!(differ, "the rungs are not the same model");
 }
 

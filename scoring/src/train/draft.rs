@@ -34,20 +34,20 @@ pub(super) fn outputs(
     scorer: &mut Scorer,
     rows: &GradientRows,
     rungs: &[Rung],
-) -> (Vec<Vec<f32>>, usize) {
+) -> Result<(Vec<Vec<f32>>, usize), ScoringError> {
     let first = rows.rows[0] as usize;
     let end = rows.rows[rows.rows.len() - 1] as usize + 1;
     let mut raw: Vec<Vec<f32>> = vec![Vec::with_capacity(rows.rows.len()); rungs.len()];
     let mut next = rows.rows.iter().peekable();
-    scorer.fold_recording(recording, (0, first), &[], |_, _| {});
+    scorer.fold_recording(recording, (0, first), &[], |_, _| {})?;
     scorer.fold_recording(recording, (first, end), rungs, |event, cells| {
         if next.next_if(|&&row| row as usize == event).is_some() {
             raw.iter_mut()
                 .zip(cells)
                 .for_each(|(raw, &cell)| raw.push(cell));
         }
-    });
-    (raw, end)
+    })?;
+    Ok((raw, end))
 }
 
 /// A model's scale, and what was seen when it was fitted.

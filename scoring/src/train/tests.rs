@@ -3,6 +3,7 @@
 use sanderling_schemas::{OperatingPoint, Rung};
 
 use super::*;
+use crate::device::Placement;
 use crate::evaluation::{EvaluationPlan, evaluate};
 use crate::fixtures::{MINUTE_US, model, payments, small};
 use crate::metrics::auc;
@@ -15,17 +16,19 @@ fn auc_after(recording: &Recording, options: &ModelOptions) -> f64 {
     let from = (recording.len() as f64 * 0.7) as usize;
     let mut scorer = Scorer::of_recording(model, recording, 1).unwrap();
     let (mut scores, mut positive) = (Vec::new(), Vec::new());
-    scorer.fold_recording(
-        recording,
-        (0, recording.len()),
-        &[Rung::Full],
-        |event, raw| {
-            if event >= from && !truth[event].is_nan() {
-                scores.push(f64::from(raw[0]));
-                positive.push(truth[event] > 0.5);
-            }
-        },
-    );
+    scorer
+        .fold_recording(
+            recording,
+            (0, recording.len()),
+            &[Rung::Full],
+            |event, raw| {
+                if event >= from && !truth[event].is_nan() {
+                    scores.push(f64::from(raw[0]));
+                    positive.push(truth[event] > 0.5);
+                }
+            },
+        )
+        .unwrap();
     auc(&scores, &positive)
 }
 
@@ -147,18 +150,20 @@ fn values_are_learnt_in_their_own_units() {
     let full = model.calibrations.full;
     let mut scorer = Scorer::of_recording(model.clone(), &recording, 1).unwrap();
     let (mut own, mut constant) = (0.0, 0.0);
-    scorer.fold_recording(
-        &recording,
-        (0, recording.len()),
-        &[Rung::Full],
-        |event, raw| {
-            if event >= from {
-                let value = f64::from(recording.features(event)[0]) + 1000.0;
-                own += (full.apply(raw[0]) - value).powi(2);
-                constant += (model.base_score() - value).powi(2);
-            }
-        },
-    );
+    scorer
+        .fold_recording(
+            &recording,
+            (0, recording.len()),
+            &[Rung::Full],
+            |event, raw| {
+                if event >= from {
+                    let value = f64::from(recording.features(event)[0]) + 1000.0;
+                    own += (full.apply(raw[0]) - value).powi(2);
+                    constant += (model.base_score() - value).powi(2);
+                }
+            },
+        )
+        .unwrap();
     assert!(
         own < 0.2 * constant,
         "squared error {own}, of the mean {constant}"
@@ -271,6 +276,7 @@ fn folds_are_the_same_on_one_thread_and_two() {
         train_from_us: None,
         exclude_known: false,
         seed: 3,
+        placement: Placement::default(),
     };
     let run = |threads| {
         let mut options = small(2);

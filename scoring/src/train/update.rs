@@ -105,9 +105,9 @@ pub fn update(
         label,
     };
     let mut after = draft.scorer(&mut weights)?;
-    let (raw, _) = outputs(recording, &mut after, &late, &RUNGS);
+    let (raw, _) = outputs(recording, &mut after, &late, &RUNGS)?;
     let calibrated = draft.calibrate(&raw, &late, loss);
-    let (raw_before, _) = outputs(recording, &mut before, &late, &[Rung::Full]);
+    let (raw_before, _) = outputs(recording, &mut before, &late, &[Rung::Full])?;
     let times = recording.times_us();
     let (first, last) = (late.rows[0], late.rows[late.rows.len() - 1]);
     let measure = match output {

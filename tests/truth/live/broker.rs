@@ -29,7 +29,7 @@ const BROKER_JAVA: [&str; 8] = [
     "-XX:+UseTransparentHugePages",
 ];
 /// A small heap and the quick compiler: these processes live for minutes.
-const CLIENT_JAVA: [&str; 3] = ["-Xmx300m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
+const CLIENT_JAVA: [&str; 3] = ["-Xmx800m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
 const STARTS_MAX: usize = 3;
 
 /// A broker on free ports of this machine, stopped when dropped.

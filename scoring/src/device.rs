@@ -37,7 +37,12 @@ fn cuda() -> Result<Device, String> {
     if !candle_core::utils::cuda_is_available() {
         return Err("this build has no GPU in it (`--features cuda`)".to_string());
     }
-    Device::new_cuda(0).map_err(|e| format!("there is no CUDA device: {e}"))
+    Device::new_cuda(0).map_err(|e| {
+        // A backtrace may follow.
+        let e = e.to_string();
+        let first = e.lines().next().unwrap_or_default();
+        format!("there is no CUDA device: {first}")
+    })
 }
 
 /// Where scores are computed, once it is known what there is. Shown, it says so in words.

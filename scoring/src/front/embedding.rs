@@ -5,6 +5,11 @@ use crate::error::ScoringError;
 use crate::kernels::dispatch;
 use crate::weights::Weights;
 
+/// Places for the ends of an input's bins: a power of two above their number.
+const fn room(bins: usize) -> usize {
+    (bins + 1).next_power_of_two()
+}
+
 /// The embeddings of some of the inputs as tables: bins below a value add up to a stored sum, so
 /// that a value costs one row of a table however many bins there are.
 #[derive(Debug, Clone)]
@@ -15,8 +20,10 @@ pub(crate) struct Embedding {
     width: usize,
     size: usize,
     bins: usize,
-    /// inputs x (bins + 1).
+    /// inputs x (bins + 1): where each bin begins.
     edges: Vec<f32>,
+    /// inputs x [`room`]: where each bin ends, then NaN, which nothing reaches.
+    ends: Vec<f32>,
     /// 1 / width of each bin; 0 past the last edge.
     inverse: Vec<f32>,
     /// inputs x (bins + 1) x size: bias and all bins below.
@@ -44,9 +51,12 @@ impl Embedding {
                 weights.get(&format!("{name}.bias"), &[n, size])?,
             ),
         };
-        let (mut edges, mut inverse, mut base, mut slope) = (vec![], vec![], vec![], vec![]);
+        let (mut edges, mut ends, mut inverse) = (vec![], vec![], vec![]);
+        let (mut base, mut slope) = (vec![], vec![]);
         for (i, &input) in inputs.iter().enumerate() {
             let own = &front.edges[input * (bins + 1)..][..bins + 1];
+            ends.extend_from_slice(&own[1..]);
+            ends.resize((i + 1) * room(bins), f32::NAN);
             let mut sum = bias[i * size..][..size].to_vec();
             for bin in 0..=bins {
                 let real = bin < bins && own[bin + 1].is_finite();
@@ -73,6 +83,7 @@ impl Embedding {
             size,
             bins,
             edges,
+            ends,
             inverse,
             base,
             slope,
@@ -137,16 +148,17 @@ fn fill_sized(
                 }
                 continue;
             }
-            let edges = &embedding.edges[i * (bins + 1)..][..bins + 1];
-            let below = edges[1..]
-                .iter()
-                .map(|&edge| u32::from(edge <= log))
-                .sum::<u32>();
-            let bin = below as usize;
-            let at = i * (bins + 1) + bin;
+            // Halving without a branch: the ends that the value has reached.
+            let ends = &embedding.ends[i * room(bins)..][..room(bins)];
+            let (mut below, mut half) = (0, room(bins) / 2);
+            while half > 0 {
+                below += half * usize::from(ends[below + half - 1] <= log);
+                half /= 2;
+            }
+            let at = i * (bins + 1) + below;
             let part = match embedding.inverse[at] {
                 0.0 => 0.0,
-                inverse => ((log - edges[bin]) * inverse).clamp(0.0, 1.0),
+                inverse => ((log - embedding.edges[at]) * inverse).clamp(0.0, 1.0),
             };
             let base = &embedding.base[at * size..][..size];
             let slope = &embedding.slope[at * size..][..size];

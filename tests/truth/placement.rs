@@ -29,7 +29,13 @@ fn tensors_decide_as_the_kernels_do() {
         Outcome::read(&out)
     };
     let kernels = replayed("kernels", &[]);
-    let tensors = replayed("tensors", &["--set", "scoring.device=graph"]);
+    // Held against the kernels' decisions, they are the same within the bound.
+    let recorded = folder.path().join("kernels/decisions.parquet");
+    let recorded = recorded.to_str().expect("a plain path");
+    let tensors = replayed(
+        "tensors",
+        &["--set", "scoring.device=graph", "--against", recorded],
+    );
     // Explained decisions add up there too.
     tensors.must_be_sound();
     let told = |outcome: &Outcome| outcome.texts("version_numerics").swap_remove(0);

@@ -39,7 +39,8 @@ pub(super) struct ReplayArgs {
     /// or of one lane's order.
     #[arg(long)]
     keep_state: bool,
-    /// Compare with these decisions, value by value; fails if any differs.
+    /// Compare with these decisions, value by value; fails if any differs. Scores that another processor or a GPU
+    /// rounded, as versions.numerics tells, may be 1e-5 or 1e-4 apart.
     #[arg(long, value_name = "DECISIONS")]
     against: Option<PathBuf>,
     /// Rows of a batch; changes no decision.

@@ -17,17 +17,8 @@ need javac default-jdk-headless
 need openssl openssl
 [ -d "$kafka" ] || need mvn maven
 [ -x "$registry/registry" ] || need python3 "python3 python3-pip"
-if [ -n "$missing" ]; then
-    if ! command -v apt-get >/dev/null 2>&1; then
-        echo "not a Debian system: install what Debian calls$missing" >&2
-        exit 1
-    fi
-    sudo=""
-    [ "$(id -u)" -eq 0 ] || sudo="sudo"
-    $sudo apt-get update -q
-    # shellcheck disable=SC2086
-    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing
-fi
+# shellcheck disable=SC2086
+[ -z "$missing" ] || sh .ci/install.sh $missing
 
 # A folder appears under its name only when it is whole.
 mkdir -p "$cache"

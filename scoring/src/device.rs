@@ -15,6 +15,9 @@ use crate::options::{Precision, ScoringDevice, ScoringOptions, TrainingDevice};
 
 pub(crate) use heads::DeviceHeads;
 
+/// What stands before the device in what fixes the rounding of a score; kernels of the CPU have none.
+pub const DEVICE_MARK: char = '+';
+
 /// The device that `wanted` comes to here, and what there is to say of it.
 ///
 /// # Errors
@@ -119,7 +122,7 @@ impl Placement {
         };
         Self {
             tensors: Some((device, dtype)),
-            numerics: format!("{}+{name}-{precision}", numerics()),
+            numerics: format!("{}{DEVICE_MARK}{name}-{precision}", numerics()),
             said: format!("{said} in {precision}"),
         }
     }

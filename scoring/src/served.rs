@@ -96,22 +96,18 @@ impl ServedModel {
     /// # Errors
     /// [`ScoringError::Candle`] where the device does not take them.
     pub fn placed(&self, placement: &Placement) -> Result<Self, ScoringError> {
-        let (mut placed, mut heads) = (Placement::default(), None);
-        if let Some(device) = placement
-            .device()
-            .filter(|_| self.output() != Output::Forecast)
-        {
-            let weights = self.weights()?;
-            heads = Some(DeviceHeads::load(
-                &self.shape,
-                &self.front,
-                &weights,
-                device,
-            )?);
-            placed = placement.clone();
-        }
+        let (placement, heads) = match placement.device() {
+            // Why a device was not to be had stays with it.
+            None => (placement.clone(), None),
+            Some(_) if self.output() == Output::Forecast => (Placement::default(), None),
+            Some(device) => {
+                let weights = self.weights()?;
+                let heads = DeviceHeads::load(&self.shape, &self.front, &weights, device)?;
+                (placement.clone(), Some(heads))
+            }
+        };
         Ok(Self {
-            placement: placed,
+            placement,
             heads,
             ..self.clone()
         })

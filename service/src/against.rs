@@ -16,6 +16,7 @@ use arrow::compute::cast;
 use arrow::compute::kernels::cmp::not_distinct;
 use arrow::datatypes::{DataType, Float64Type};
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use sanderling_scoring::DEVICE_MARK;
 use serde::Serialize;
 
 use crate::failure::{Failure, io_failure};
@@ -32,8 +33,6 @@ const DEVICES_APART: f64 = 1e-4;
 const NUMERICS: &str = "version_numerics";
 /// A reason's share of the score.
 const CONTRIBUTION: &str = "contribution";
-/// What tells a device in `versions.numerics`.
-const DEVICE_MARK: char = '+';
 
 /// What the comparison found.
 #[derive(Debug, Default, Serialize)]

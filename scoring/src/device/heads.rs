@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn half_the_bits_cost_a_hundredth_of_a_log_odd() {
+    fn sixteen_bits_move_a_score_by_little() {
         let apart = apart(&both(&small(4), Rung::Full, Precision::F16));
         assert!(apart > 1e-6 && apart < 0.05, "{apart}");
     }
@@ -450,5 +450,12 @@ mod tests {
         let model = model(&stream.recording(), &options, 0.7);
         let placed = model.placed(&graph(Precision::F32)).unwrap();
         assert_eq!(placed.numerics(), model.numerics());
+        // Where there is no device, a model says why.
+        let auto = Placement::of(&ScoringOptions::default()).unwrap();
+        let said = model.placed(&auto).unwrap().placement().to_string();
+        assert!(
+            auto.device().is_some() || said == auto.to_string(),
+            "{said}"
+        );
     }
 }

@@ -67,7 +67,9 @@ impl HealthState {
     /// Not ready yet, or no longer, and why: "waiting for partitions", "restoring lane 3".
     pub fn starting(&self, reason: impl Into<String>) {
         self.heartbeat();
-        *self.phase() = Phase::Starting(reason.into());
+        let reason = reason.into();
+        tracing::info!("not ready: {reason}");
+        *self.phase() = Phase::Starting(reason);
     }
 
     /// Events are decided as they come.

@@ -8,6 +8,8 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -26,6 +28,11 @@ use crate::source::SourceEvent;
 /// it is being closed.
 pub(super) const STRATEGY: (&str, &str) = ("partition.assignment.strategy", "cooperative-sticky");
 
+/// How long a group that has given everything up may take to end before it is answered again: it then still listens.
+const CLOSES_WITHIN: Duration = Duration::from_secs(5);
+/// Time between two looks at whether it has.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
 /// Hears of rebalances, inside the consumer's poll.
 pub(super) struct Group {
     pub words: Words,
@@ -36,6 +43,8 @@ pub(super) struct Group {
     events: Mutex<VecDeque<KafkaResult<SourceEvent>>>,
     joined: AtomicBool,
     leaving: AtomicBool,
+    /// Of the rebalances that are due while it leaves, one has been answered.
+    let_go: AtomicBool,
 }
 
 impl Group {
@@ -48,6 +57,7 @@ impl Group {
             events: Mutex::default(),
             joined: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
+            let_go: AtomicBool::new(false),
         }
     }
 
@@ -65,6 +75,10 @@ impl Group {
     /// Whether the group has given this member an assignment, be it empty.
     pub(super) fn has_joined(&self) -> bool {
         self.joined.load(Ordering::Acquire)
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
     }
 
     /// From now on partitions go without `before_revoke`.
@@ -96,6 +110,9 @@ impl ConsumerContext for Group {
         code: RDKafkaRespErr,
         list: &mut TopicPartitionList,
     ) {
+        if self.is_leaving() && self.let_go.swap(true, Ordering::AcqRel) && closes(consumer) {
+            return;
+        }
         for (_, partition) in partitions(list) {
             for topic in &self.followers {
                 list.add_partition(topic, partition.0);
@@ -118,7 +135,7 @@ impl ConsumerContext for Group {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => {
                 if let Some(before) = &self.before_revoke
                     && !all.is_empty()
-                    && !self.leaving.load(Ordering::Acquire)
+                    && !self.is_leaving()
                 {
                     before(&all);
                 }
@@ -132,6 +149,23 @@ impl ConsumerContext for Group {
             _ => self.events().push_back(done),
         }
     }
+}
+
+/// Whether a consumer that is being closed comes to its end by itself.
+///
+/// Its first answer to a rebalance gives up everything, whatever it says. If the close found partitions that
+/// had come and that nobody had looked at, it asks once more, for what goes; an answer to that may reach a
+/// group that has ended meanwhile, and would be waited for without end
+/// (<https://github.com/confluentinc/librdkafka/issues/4884>).
+fn closes(consumer: &BaseConsumer<Group>) -> bool {
+    let asked = Instant::now();
+    while !consumer.closed() {
+        if asked.elapsed() > CLOSES_WITHIN {
+            return false;
+        }
+        thread::sleep(LOOK_AGAIN);
+    }
+    true
 }
 
 fn partitions(list: &TopicPartitionList) -> Vec<TopicPartition> {

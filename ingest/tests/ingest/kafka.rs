@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
@@ -23,6 +24,8 @@ use crate::{order, payments};
 /// A rebalance of the mock broker takes its time on a busy machine.
 const WITHIN: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(50);
+/// Longer than the mock broker waits for more members of a group.
+const UNSEEN: Duration = Duration::from_secs(8);
 /// A time long past, milliseconds.
 const LONG_AGO_MS: i64 = 1_700_000_000_000;
 
@@ -518,6 +521,35 @@ fn a_broker_that_comes_back_only_costs_time() {
     produce_payments(&brokers, 0, 50, LONG_AGO_MS, 1000);
     let (batches, _) = read(&mut source, 50);
     assert_eq!(batches[0].ids[0].offset, Offset(50));
+}
+
+/// The client knows of its partitions, and nobody has asked it: it is told that they come and that they go in
+/// one breath.
+#[test]
+fn a_member_that_never_looked_at_its_partitions_can_leave() {
+    let cluster = cluster(1);
+    let brokers = cluster.bootstrap_servers();
+    let sources = (0..64).map(|member| {
+        open(&KafkaOptions {
+            group: format!("unseen-{member}"),
+            instance: Some("one".into()),
+            ..options(&brokers)
+        })
+    });
+    let sources: Vec<_> = sources.collect();
+    thread::sleep(UNSEEN);
+    let (gone, going) = mpsc::channel();
+    for source in sources {
+        let gone = gone.clone();
+        thread::spawn(move || {
+            drop(source);
+            gone.send(()).unwrap();
+        });
+    }
+    for left in (1..=64).rev() {
+        let waited = going.recv_timeout(WITHIN);
+        waited.unwrap_or_else(|_| panic!("{left} are still there"));
+    }
 }
 
 #[test]

@@ -33,7 +33,7 @@ mod served;
 mod train;
 mod weights;
 
-pub use device::{DEVICE_MARK, Placement, training_device};
+pub use device::{DEVICE_MARK, Placement, TrainingPlacement};
 pub use error::ScoringError;
 pub use evaluation::{Evaluation, EvaluationPlan, FoldReport, FoldScore, evaluate};
 pub use inputs::{Group, Model, ModelInputs, feature_matrix};

@@ -92,6 +92,8 @@ pub enum TrainingDevice {
     Cpu,
     /// On the first CUDA device.
     Cuda,
+    /// What a GPU would compute, by candle on the CPU: slow, and there to be compared with.
+    Graph,
 }
 
 impl TrainingDevice {
@@ -125,7 +127,7 @@ pub enum ScoringDevice {
     Graph,
 }
 
-/// Numbers that heads are computed with on a device. What decides how a value falls into a bin and how
+/// Numbers that a device multiplies matrices with. What decides how a value falls into a bin and how
 /// attention is shared out is computed in 32 bits in any case.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -139,6 +141,12 @@ pub enum Precision {
     Bf16,
 }
 
+impl Precision {
+    fn is_f32(&self) -> bool {
+        *self == Precision::F32
+    }
+}
+
 /// How a model is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -146,6 +154,10 @@ pub struct TrainingOptions {
     /// Where gradients are computed.
     #[serde(skip_serializing_if = "TrainingDevice::is_auto")]
     pub device: TrainingDevice,
+    /// Numbers that the layers' matrices are multiplied with on a GPU; weights, sums and whatever else there is
+    /// stay in 32 bits.
+    #[serde(skip_serializing_if = "Precision::is_f32")]
+    pub precision: Precision,
     /// Passes over the gradient rows; unset: 16, or 10 beyond 300,000 rows.
     pub epochs: Option<usize>,
     /// Rows of a gradient step; unset: 256, or 512 beyond 300,000 rows.
@@ -195,6 +207,7 @@ impl Default for TrainingOptions {
     fn default() -> Self {
         Self {
             device: TrainingDevice::Auto,
+            precision: Precision::F32,
             epochs: None,
             batch: None,
             negatives: None,

@@ -37,7 +37,7 @@ use sha2::Digest;
 
 use crate::architecture::Architecture;
 use crate::calibration::CLASS_ROWS_MIN;
-use crate::device::training_device;
+use crate::device::TrainingPlacement;
 use crate::error::ScoringError;
 use crate::front::Front;
 use crate::options::ModelOptions;
@@ -308,8 +308,8 @@ impl Task<'_> {
     ) -> Result<Network, ScoringError> {
         // Far apart, so that the networks of one seed are not those of the next.
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ (member << 40));
-        let (device, _) = training_device(self.shape.options.training.device)?;
-        let params = Params::new(self.shape.tensors(), &mut rng, device)?;
+        let placement = TrainingPlacement::of(&self.shape.options.training)?;
+        let params = Params::new(self.shape.tensors(), &mut rng, placement)?;
         if let Some(start) = self.start {
             params.load(&start.of_member(member as usize))?;
         }

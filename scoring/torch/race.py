@@ -4,8 +4,10 @@
 
 Batches of 256 events: 40 features, card LSTM of 64, GRU of 16 over a terminal's known labels, attention over 16 events of each.
 In each round Sanderling's scorer (`cargo bench --bench score`), then PyTorch with carried state (carries and
-remembered keys are gathered and scattered by index, one step of each cell), then PyTorch that runs each history again (the
-last events of a card through the LSTM, as many labels of a terminal through the GRU, and the keys of the last 16), then the
+remembered keys are gathered and scattered by index, one step of each cell), then PyTorch that runs histories again (the
+last events of a card through the LSTM, as many labels of a terminal through the GRU, and the keys of the last 16), then PyTorch that
+runs each history that the network looks at, also those of the cards at the terminal's last 16 events, each up to that event: what they remembered then is
+in the keys that attention reads, and without a store of memories it has to be found again. Then the
 matrix products of one batch alone. A carry has no end, so the same network has to run all of a history; cut off, it is
 another. PyTorch is spared what is not tensors: the times and counts of an event come
 ready-made, it looks for no label's event, and an entity that comes twice in a batch takes one step. Needs torch and cargo.
@@ -34,7 +36,7 @@ def sizes():
 class Batch:
     """What one batch brings; nothing of it is timed."""
 
-    def __init__(self, sizes, history, generator):
+    def __init__(self, sizes, history, generator, neighbours=False):
         rand = lambda *shape: torch.rand(*shape, generator=generator)
         draw = lambda high: torch.randint(high, (BATCH,), generator=generator)
         self.features = torch.where(rand(BATCH, 40) < 0.02, torch.nan, rand(BATCH, 40).mul(8).exp())
@@ -53,6 +55,9 @@ class Batch:
         self.terminal_first = rand(BATCH, sizes.endpoint_events)
         self.terminal_h = rand(BATCH, sizes.endpoint_events, sizes.lstm)
         self.labels = rand(BATCH, history, sizes.token + sizes.label_extras)
+        if neighbours:
+            n_events = BATCH * sizes.endpoint_events
+            self.neighbours = rand(n_events, history, n), rand(n_events, history), rand(n_events, history)
 
 
 class Carried:
@@ -92,11 +97,12 @@ class Carried:
 
 
 class Rerun:
-    """No state: every event's histories go through PyTorch's own LSTM and GRU again."""
+    """No state: every event's histories go through PyTorch's own LSTM and GRU again, and those of the cards that were at its
+    terminal too if `neighbours`; if not, what these remembered is there."""
 
-    def __init__(self, network):
+    def __init__(self, network, neighbours=False):
         sizes, tensors = network.sizes, network.tensors
-        self.network = network
+        self.network, self.neighbours = network, neighbours
         self.lstm = torch.nn.LSTM(sizes.token + 2, sizes.lstm, batch_first=True)
         self.gru = torch.nn.GRU(sizes.token + sizes.label_extras, sizes.gru, batch_first=True)
         zero = torch.zeros(4 * sizes.lstm)
@@ -107,18 +113,25 @@ class Rerun:
                 own.data.copy_(weight)
         self.there = torch.ones(BATCH, sizes.own_events, dtype=torch.bool)
 
+    def remember(self, z, first, gaps):
+        """Tokens of some histories, and what the cards remember after each event."""
+        token = self.network.token(z)
+        h, _ = self.lstm(torch.cat([token, first.unsqueeze(-1) / 3, gaps.unsqueeze(-1)], -1))
+        return token, h
+
     def score(self, batch):
         network = self.network
         front = network.front(batch.features)
         embedded = network.embed(front, "embed")
-        token = network.token(batch.card_z)
-        steps = torch.cat([token, batch.card_first.unsqueeze(-1) / 3, batch.card_gaps.unsqueeze(-1)], -1)
-        h, _ = self.lstm(steps)
+        token, h = self.remember(batch.card_z, batch.card_first, batch.card_gaps)
         before = torch.cat([torch.zeros_like(h[:, :1]), h[:, :-1]], 1)
         last = -network.sizes.own_events
         card_ring = network.entry(0, token[:, last:], batch.card_first[:, last:], before[:, last:])
         terminal_token = network.token(batch.terminal_z)
-        terminal_ring = network.entry(1, terminal_token, batch.terminal_first, batch.terminal_h)
+        terminal_h = batch.terminal_h
+        if self.neighbours:
+            terminal_h = self.remember(*batch.neighbours)[1][:, -1].view_as(terminal_h)
+        terminal_ring = network.entry(1, terminal_token, batch.terminal_first, terminal_h)
         terminal_h, _ = self.gru(batch.labels)
         found = [
             network.attend(0, embedded, card_ring, batch.card_ages, self.there),
@@ -172,10 +185,14 @@ def main():
     generator = torch.Generator().manual_seed(1)
     network = Network(sizes(), sizes().random(generator))
     histories = [int(history) for history in args.history.split(",")]
-    batches = {history: [Batch(network.sizes, history, generator) for _ in range(BATCHES)] for history in histories}
+    batches = {
+        history: [Batch(network.sizes, history, generator, history == histories[0]) for _ in range(BATCHES)]
+        for history in histories
+    }
     products = Products(network)
     runners = [("PyTorch, carried state", Carried(network), histories[0])]
     runners += [(f"PyTorch, last {history} run again", Rerun(network), history) for history in histories]
+    runners += [(f"PyTorch, all last {histories[0]} run again", Rerun(network, neighbours=True), histories[0])]
     runners += [("its matrix products alone", products, histories[0])]
     print(f"torch {torch.__version__}, {args.threads} thread(s); events/s at the median batch of {BATCH}")
     with torch.inference_mode():

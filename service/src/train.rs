@@ -8,7 +8,7 @@ use std::time::Instant;
 use sanderling_decide::{POLICY_FILE, Settled};
 use sanderling_ingest::Input;
 use sanderling_schemas::EventTime;
-use sanderling_scoring::{
+use sanderling_scoring::{TrainingPlacement, 
     ServedModel, TrainingCheckpoints, TrainingMetrics, TrainingPlan, TrainingRange, Trial,
 };
 use serde::Serialize;
@@ -108,8 +108,8 @@ pub fn train(folder: &PipelineFolder, options: &TrainOptions) -> Result<Trained,
     }
     let started = Instant::now();
     // A device that is not there shows before the hours of folding.
-    let wanted = folder.settings.model.training.device;
-    let (_, device) = sanderling_scoring::training_device(wanted).map_err(model_failure)?;
+    let device = TrainingPlacement::of(&folder.settings.model.training).map_err(model_failure)?;
+    let device = device.to_string();
     let champion = options.from_model.as_deref().map(|path| {
         let failed = |e| {
             model_failure(e)

@@ -58,7 +58,7 @@ fn assert_serving_agrees(events: usize, change: impl Fn(&mut ModelOptions)) {
     );
     let history = History::new(&recording, shape.memories.len());
     let mut rng = ChaCha8Rng::seed_from_u64(5);
-    let params = Params::new(shape.tensors(), &mut rng, Device::Cpu).unwrap();
+    let params = Params::new(shape.tensors(), &mut rng, TrainingPlacement::default()).unwrap();
     let mut weights = Weights::default();
     params.store(&mut weights).unwrap();
     front.store(&mut weights);
@@ -227,8 +227,11 @@ fn unrolled_cells_equal_single_operations() {
         } else {
             bias.as_tensor()
         };
-        let wanted = unrolled.composed(&x, &weight, hidden_bias).unwrap();
-        let found = unrolled.of(&x, &weight, hidden_bias).unwrap();
+        let cpu = TrainingPlacement::default();
+        let wanted = unrolled
+            .composed(&x, &weight, hidden_bias, &cpu)
+            .unwrap();
+        let found = unrolled.of(&x, &weight, hidden_bias, &cpu).unwrap();
         let vars: &[&Var] = if kind == Kind::Lstm {
             &[&x, &weight]
         } else {
@@ -263,7 +266,7 @@ fn embeddings_equal_the_code_times_the_weights() {
         size,
     };
     let wanted = embed.composed(&weight, &bias).unwrap();
-    let found = embed.of(&weight, &bias).unwrap();
+    let found = embed.of(&weight, &bias, &TrainingPlacement::default()).unwrap();
     assert_same(&[&weight, &bias], &found, &wanted);
 }
 
@@ -285,6 +288,7 @@ fn attention_equals_single_operations() {
         ages: draws.numbers(rows * events),
     };
     let wanted = attend.composed(&query, &entries, &decay).unwrap();
-    let found = attend.of(&query, &entries, &decay).unwrap();
+    let cpu = TrainingPlacement::default();
+    let found = attend.of(&query, &entries, &decay, &cpu).unwrap();
     assert_same(&[&query, &entries, &decay], &found, &wanted);
 }

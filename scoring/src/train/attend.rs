@@ -5,6 +5,7 @@ use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 use candle_nn::ops::softmax;
 
 use super::recurrence::{slice, values};
+use crate::device::TrainingPlacement;
 use crate::kernels::activation::exp;
 use crate::kernels::dispatch;
 
@@ -22,9 +23,15 @@ pub(crate) struct Attend {
 }
 
 impl Attend {
-    /// The result, on the device of the arguments.
-    pub(crate) fn of(self, query: &Tensor, entries: &Tensor, decay: &Tensor) -> Result<Tensor> {
-        match query.device().is_cpu() {
+    /// The result, as `placement` has it computed.
+    pub(crate) fn of(
+        self,
+        query: &Tensor,
+        entries: &Tensor,
+        decay: &Tensor,
+        placement: &TrainingPlacement,
+    ) -> Result<Tensor> {
+        match placement.is_fused() {
             true => query.apply_op3(entries, decay, self),
             false => self.composed(query, entries, decay),
         }

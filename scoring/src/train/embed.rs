@@ -8,6 +8,7 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::recurrence::{slice, values};
+use crate::device::TrainingPlacement;
 use crate::front::Place;
 
 /// Embeds values by their places. Arguments: the weights of the bins (inputs x bins x size) and the
@@ -21,9 +22,14 @@ pub(crate) struct Embed {
 }
 
 impl Embed {
-    /// The result, on the device of the arguments.
-    pub(crate) fn of(self, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-        match weight.device().is_cpu() {
+    /// The result, as `placement` has it computed.
+    pub(crate) fn of(
+        self,
+        weight: &Tensor,
+        bias: &Tensor,
+        placement: &TrainingPlacement,
+    ) -> Result<Tensor> {
+        match placement.is_fused() {
             true => weight.apply_op2(bias, self),
             false => self.composed(weight, bias),
         }

@@ -19,14 +19,10 @@ pub(crate) struct Graph<'a> {
 /// Multiplies hidden layers while training; identity when absent.
 pub(crate) type Dropout<'a> = Option<&'a mut dyn FnMut(&Tensor) -> Result<Tensor, ScoringError>>;
 
-/// `x W^T`.
-fn times(x: &Tensor, weight: &Tensor) -> Result<Tensor, ScoringError> {
-    Ok(x.matmul(&weight.t()?)?)
-}
-
 impl Graph<'_> {
     fn dense(&self, x: &Tensor, name: &str) -> Result<Tensor, ScoringError> {
-        let product = times(x, self.params.get(&format!("{name}.weight")))?;
+        let weight = self.params.get(&format!("{name}.weight"));
+        let product = self.params.placement().times(x, weight)?;
         Ok(product.broadcast_add(self.params.get(&format!("{name}.bias")))?)
     }
 
@@ -59,7 +55,8 @@ impl Graph<'_> {
             size,
         };
         let weight = self.params.get(&format!("{name}.weight"));
-        let embedded = embed.of(weight, self.params.get(&format!("{name}.bias")))?;
+        let bias = self.params.get(&format!("{name}.bias"));
+        let embedded = embed.of(weight, bias, self.params.placement())?;
         Ok(Tensor::cat(&[&embedded, &z, &missing], 1)?)
     }
 
@@ -149,8 +146,11 @@ impl Graph<'_> {
             &[&self.dense(&chain.steps.z, "token")?, &chain.steps.extras],
             1,
         )?;
-        let gates =
-            times(&x, self.params.get(&format!("memory.{m}.input")))?.broadcast_add(bias_input)?;
+        let (input, placement) = (
+            self.params.get(&format!("memory.{m}.input")),
+            self.params.placement(),
+        );
+        let gates = placement.times(&x, input)?.broadcast_add(bias_input)?;
         let width = match kind {
             Kind::Lstm => 2 * hidden.dim(1)?,
             Kind::Gru => hidden.dim(1)?,
@@ -162,7 +162,7 @@ impl Graph<'_> {
             rows: chain.carry.len() / width,
             hidden: hidden.dim(1)?,
         };
-        Ok(unrolled.of(&gates, hidden, bias_hidden)?)
+        Ok(unrolled.of(&gates, hidden, bias_hidden, placement)?)
     }
 
     fn attention(&self, m: usize, embedded: &Tensor, ring: &Ring) -> Result<Tensor, ScoringError> {
@@ -183,6 +183,6 @@ impl Graph<'_> {
             mask: ring.mask.clone(),
             ages: ring.ages.clone(),
         };
-        Ok(attend.of(&query, &entries, &decay)?)
+        Ok(attend.of(&query, &entries, &decay, self.params.placement())?)
     }
 }

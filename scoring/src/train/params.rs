@@ -9,6 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use sanderling_state::{Persist, StateError};
 
 use crate::architecture::{Init, TensorSpec};
+use crate::device::TrainingPlacement;
 use crate::error::ScoringError;
 use crate::options::TrainingOptions;
 use crate::weights::Weights;
@@ -18,15 +19,15 @@ pub(crate) struct Params {
     specs: Vec<TensorSpec>,
     vars: Vec<Var>,
     places: BTreeMap<String, usize>,
-    device: Device,
+    placement: TrainingPlacement,
 }
 
 impl Params {
-    /// Fresh tensors on `device`.
+    /// Fresh tensors where `placement` says.
     pub(crate) fn new(
         specs: Vec<TensorSpec>,
         rng: &mut ChaCha8Rng,
-        device: Device,
+        placement: TrainingPlacement,
     ) -> Result<Self, ScoringError> {
         let mut vars = Vec::with_capacity(specs.len());
         for spec in &specs {
@@ -41,7 +42,7 @@ impl Params {
                     .map(|i| if i / (n / 4) == 1 { 1.0 } else { 0.0 })
                     .collect(),
             };
-            let tensor = Tensor::from_vec(values, spec.shape.as_slice(), &device)?;
+            let tensor = Tensor::from_vec(values, spec.shape.as_slice(), placement.device())?;
             vars.push(Var::from_tensor(&tensor)?);
         }
         let places = specs
@@ -53,13 +54,18 @@ impl Params {
             specs,
             vars,
             places,
-            device,
+            placement,
         })
     }
 
     /// Where the tensors are.
     pub(crate) fn device(&self) -> &Device {
-        &self.device
+        self.placement.device()
+    }
+
+    /// Where the graph is computed, and with which numbers.
+    pub(crate) fn placement(&self) -> &TrainingPlacement {
+        &self.placement
     }
 
     /// A tensor by name.
@@ -109,7 +115,7 @@ impl Params {
     }
 
     fn set(&self, place: usize, values: &[f32]) -> Result<(), ScoringError> {
-        let tensor = Tensor::from_slice(values, self.specs[place].shape.as_slice(), &self.device)?;
+        let tensor = Tensor::from_slice(values, self.specs[place].shape.as_slice(), self.device())?;
         Ok(self.vars[place].set(&tensor)?)
     }
 }
@@ -229,7 +235,11 @@ impl Optimiser {
         if !value.is_finite() {
             return Err(not_finite("the loss"));
         }
-        let grads: GradStore = loss.backward()?;
+        let by = params.placement.loss_scale();
+        let grads: GradStore = match by {
+            1.0 => loss.backward()?,
+            by => (loss * by)?.backward()?,
+        };
         let mut all = Vec::with_capacity(self.moments.len());
         let mut square = 0.0;
         for moments in &self.moments {
@@ -247,11 +257,11 @@ impl Optimiser {
             }
             all.push(grad);
         }
-        let norm = square.sqrt();
+        let norm = square.sqrt() / by;
         let scale = if norm > self.options.clip {
-            self.options.clip / norm
+            self.options.clip / norm / by
         } else {
-            1.0
+            1.0 / by
         } as f32;
         let rate = self.rate();
         self.step += 1;

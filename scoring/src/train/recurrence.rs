@@ -7,6 +7,7 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use candle_nn::ops::sigmoid as sigmoids;
 
+use crate::device::TrainingPlacement;
 use crate::kernels::activation::{sigmoid, tanh};
 use crate::kernels::dense::{Dense, Rows};
 use crate::kernels::dispatch;
@@ -54,16 +55,28 @@ pub(super) fn values(tensor: &Tensor) -> Result<Vec<f32>> {
 }
 
 impl Unrolled {
-    /// The result, on the device of the arguments.
-    pub(crate) fn of(self, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-        match x.device().is_cpu() {
+    /// The result, as `placement` has it computed.
+    pub(crate) fn of(
+        self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        placement: &TrainingPlacement,
+    ) -> Result<Tensor> {
+        match placement.is_fused() {
             true => x.apply_op3(weight, bias, self),
-            false => self.composed(x, weight, bias),
+            false => self.composed(x, weight, bias, placement),
         }
     }
 
     /// The result, of single operations.
-    pub(crate) fn composed(&self, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    pub(crate) fn composed(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        placement: &TrainingPlacement,
+    ) -> Result<Tensor> {
         let (rows, hidden, device) = (self.rows, self.hidden, x.device());
         let width = self.carry.len() / rows;
         let steps = self.mask.len() / rows;
@@ -76,7 +89,7 @@ impl Unrolled {
         for step in 0..steps {
             let x = x.narrow(0, step * rows, rows)?;
             let mask = mask.get(step)?;
-            let u = h.matmul(&weight.t()?)?.broadcast_add(bias)?;
+            let u = placement.times(&h, weight)?.broadcast_add(bias)?;
             let sum = |i: usize| part(&x, i)? + part(&u, i)?;
             let keep = |new: &Tensor, old: &Tensor| old + (new - old)?.broadcast_mul(&mask)?;
             match self.kind {

@@ -7,7 +7,7 @@ use crate::device::Placement;
 use crate::evaluation::{EvaluationPlan, evaluate};
 use crate::fixtures::{MINUTE_US, model, payments, small};
 use crate::metrics::auc;
-use crate::options::TrainingOptions;
+use crate::options::{Precision, TrainingDevice, TrainingOptions};
 
 /// AUC over the last 30 % of the recording, of a model of the first 70 %.
 fn auc_after(recording: &Recording, options: &ModelOptions) -> f64 {
@@ -48,6 +48,22 @@ fn what_endpoints_remember_is_learnt() {
         with > without + 0.1,
         "AUC {with} with the graph, {without} without"
     );
+}
+
+#[test]
+fn gradients_of_products_in_16_bits_teach_as_much() {
+    let recording = payments(6000, 21).recording();
+    let of = |device, precision| {
+        let mut options = small(8);
+        (options.training.device, options.training.precision) = (device, precision);
+        auc_after(&recording, &options)
+    };
+    let fused = of(TrainingDevice::Cpu, Precision::F32);
+    let [full, half] =
+        [Precision::F32, Precision::F16].map(|precision| of(TrainingDevice::Graph, precision));
+    assert!((full - fused).abs() < 0.02, "AUC {full}, fused {fused}");
+    assert!((half - full).abs() < 0.02, "AUC {half} in f16, {full}");
+    assert_ne!(half, full, "nothing was multiplied in f16");
 }
 
 #[test]

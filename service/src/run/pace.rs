@@ -216,7 +216,7 @@ impl Pace {
     /// What the first decision of a transaction had to wait for behind the line.
     pub fn committed(&self, behind: Duration) {
         let before = self.after_us.load(Ordering::Acquire) as f64;
-        let now = before + NEWEST * (behind.as_micros() as f64 - before);
+        let now = towards(before, behind.as_micros() as f64);
         self.after_us.store(now as u64, Ordering::Release);
     }
 

@@ -3,8 +3,7 @@
 //! What windows compute of their rows is never taken over, only the rows: each frame adds its own up again
 //! when it is next asked. So a frame is whole as soon as its rows are.
 
-use super::cursor;
-use super::ring::{KeyTimes, Ring};
+use super::ring::Ring;
 use super::spec::{Frame, Function, Storage};
 use super::state::{WindowState, ring_of};
 use crate::bytes::Persist;
@@ -177,7 +176,7 @@ impl WindowState {
         let rings = Paged::<Ring>::restore(restored.section(&format!("{name}/rings"))?)?;
         let mut row = vec![0u64; spec.stride];
         for (at, ring) in rings.iter().enumerate() {
-            if ring.times == KeyTimes::NEVER {
+            if ring.is_new() {
                 continue;
             }
             if !ring.has_whole_rows(stride) {
@@ -190,8 +189,8 @@ impl WindowState {
             let Some(slot) = slot else { continue };
             fresh.rings.grow_to(ring_of(slot) + 1);
             let taken = fresh.rings.get_mut(ring_of(slot));
-            taken.times = ring.times;
-            taken.cursors = cursor::start(&spec);
+            *taken = Ring::new(spec.cursor_words);
+            taken.set_times(ring.times());
             for number in ring.first()..ring.end(stride) {
                 let there = ring.row(number, stride);
                 row.fill(0);

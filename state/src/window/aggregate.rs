@@ -227,7 +227,7 @@ fn evaluate(
         _ => {}
     }
     let accumulator = &frame.accumulators[plan.source];
-    let count = ring.cursors[accumulator.count];
+    let count = ring.cursors()[accumulator.count];
     if plan.function == Function::Count {
         return Result::Int(i128::from(count));
     }
@@ -248,13 +248,13 @@ fn evaluate(
             let mean = plan.function == Function::Avg;
             let at = accumulator.sum.expect("planned for this function");
             if column.storage == Storage::Float {
-                let sum = match ring.cursors[at] {
-                    0 => sum_of(&ring.cursors[at + 1..]),
+                let sum = match ring.cursors()[at] {
+                    0 => sum_of(&ring.cursors()[at + 1..]),
                     _ => doubles(ring, frame, column, stride).fold(0.0, |sum, v| sum + v),
                 };
                 return Result::Float(if mean { sum / count as f64 } else { sum });
             }
-            let sum = get_wide(&ring.cursors, at);
+            let sum = get_wide(ring.cursors(), at);
             match output {
                 DataType::Float64 => {
                     let sum = sum as f64 / power_of_ten(column.scale);
@@ -336,7 +336,7 @@ fn nth_row(
     stride: usize,
     (nth, from_end, skip_nulls): (u64, bool, bool),
 ) -> Option<u64> {
-    let (lo, hi) = (ring.cursors[frame.at], ring.cursors[frame.at + 1]);
+    let (lo, hi) = (ring.cursors()[frame.at], ring.cursors()[frame.at + 1]);
     if !skip_nulls {
         return match from_end {
             false => (nth < hi - lo).then(|| lo + nth),
@@ -358,7 +358,7 @@ pub(super) fn rows_of(
     spec: &WindowSpec,
     texts: &[KeyIndex],
 ) -> std::result::Result<Vec<ArrayRef>, StateError> {
-    let (lo, hi) = (ring.cursors[frame.at], ring.cursors[frame.at + 1]);
+    let (lo, hi) = (ring.cursors()[frame.at], ring.cursors()[frame.at + 1]);
     let only = plan.only.map_or(0, |column| spec.slots[column].bit);
     (plan.columns.iter())
         .map(|&column| {
@@ -387,7 +387,7 @@ struct Deviations {
 
 impl Deviations {
     fn of(sums: &PairSums, ring: &Ring, frame: &FramePlan, stride: usize) -> Self {
-        let cursors = &ring.cursors;
+        let cursors = ring.cursors();
         let count = cursors[sums.count];
         if cursors[sums.outside] != 0 {
             return Self::of_rows(sums, ring, frame, stride);
@@ -418,7 +418,7 @@ impl Deviations {
             yx: 0.0,
         };
         let mut count = 0.0;
-        for number in ring.cursors[frame.at]..ring.cursors[frame.at + 1] {
+        for number in ring.cursors()[frame.at]..ring.cursors()[frame.at + 1] {
             let row = ring.row(number, stride);
             if row[1] & sums.y.bit == 0 || row[1] & sums.x.bit == 0 {
                 continue;
@@ -441,7 +441,7 @@ impl Deviations {
 }
 
 fn of_pair(pair: Pair, sums: &PairSums, ring: &Ring, frame: &FramePlan, stride: usize) -> Result {
-    let count = ring.cursors[sums.count];
+    let count = ring.cursors()[sums.count];
     if pair == Pair::Count {
         return Result::Int(i128::from(count));
     }
@@ -488,21 +488,21 @@ fn of_pair(pair: Pair, sums: &PairSums, ring: &Ring, frame: &FramePlan, stride: 
 /// `n sum(x^2) - sum(x)^2` of doubles; `None` where one is out of range.
 fn double_deviations(ring: &Ring, accumulator: &Accumulator, count: u64) -> Option<f64> {
     let (sum, squares) = (accumulator.sum?, accumulator.squares?);
-    if ring.cursors[sum] != 0 {
+    if ring.cursors()[sum] != 0 {
         return None;
     }
-    let sum = &ring.cursors[sum + 1..];
-    Some(deviations(count, &ring.cursors[squares..], sum, sum))
+    let sum = &ring.cursors()[sum + 1..];
+    Some(deviations(count, &ring.cursors()[squares..], sum, sum))
 }
 
 /// `n sum(x^2) - sum(x)^2` of unscaled integers; `None` where that may not fit.
 fn exact_deviations(ring: &Ring, accumulator: &Accumulator, count: u64) -> Option<i128> {
     let (sum, squares) = (accumulator.sum?, accumulator.squares?);
-    if ring.cursors[squares + 2] != 0 {
+    if ring.cursors()[squares + 2] != 0 {
         return None;
     }
-    let sum = get_wide(&ring.cursors, sum);
-    let squares = get_wide(&ring.cursors, squares);
+    let sum = get_wide(ring.cursors(), sum);
+    let squares = get_wide(ring.cursors(), squares);
     squares
         .checked_mul(i128::from(count))?
         .checked_sub(sum.checked_mul(sum)?)
@@ -528,7 +528,7 @@ fn doubles<'a>(
     stride: usize,
 ) -> impl Iterator<Item = f64> + use<'a> {
     let places = power_of_ten(column.scale);
-    (ring.cursors[frame.at]..ring.cursors[frame.at + 1]).filter_map(move |number| {
+    (ring.cursors()[frame.at]..ring.cursors()[frame.at + 1]).filter_map(move |number| {
         let row = ring.row(number, stride);
         if row[1] & column.bit == 0 {
             return None;

@@ -201,7 +201,7 @@ mod tests {
             bit: 1,
             scale: 0,
         };
-        let mut ring = Ring::default();
+        let mut ring = Ring::new(0);
         let mut random = 1u64;
         let mut next = move || {
             random = random

@@ -7,7 +7,7 @@ use super::blocks;
 use super::distinct::word_of;
 use super::exact::{Fixed, SUM_WORDS};
 use super::ring::{Aside, Ring};
-use super::spec::{Accumulator, Extreme, FramePlan, PairSums, Storage, WindowSpec};
+use super::spec::{Accumulator, Extreme, FramePlan, PairSums, Storage};
 
 /// Values of this many bits are squared into the running sum; longer ones are counted, and a frame
 /// that holds one is computed from its rows.
@@ -59,31 +59,14 @@ fn is_short(value: i128) -> bool {
     value.unsigned_abs() >> SQUARED_BITS == 0
 }
 
-/// What moves with the frames of a ring, taken out of it while its rows are read.
-struct Moving {
-    cursors: Box<[u64]>,
-    aside: Option<Box<Aside>>,
-}
-
-impl Moving {
-    #[inline]
-    fn out_of(ring: &mut Ring) -> Self {
-        Moving {
-            cursors: std::mem::take(&mut ring.cursors),
-            aside: ring.aside.take(),
-        }
-    }
-
-    #[inline]
-    fn back_into(self, ring: &mut Ring) {
-        (ring.cursors, ring.aside) = (self.cursors, self.aside);
-    }
-}
-
 /// Adds a row to a frame's accumulators, or takes it out.
 #[inline]
-fn apply<const ADD: bool>(frame: &FramePlan, row: &[u64], moving: &mut Moving) {
-    let cursors = &mut *moving.cursors;
+fn apply<const ADD: bool>(
+    frame: &FramePlan,
+    row: &[u64],
+    cursors: &mut [u64],
+    aside: &mut Option<Box<Aside>>,
+) {
     for accumulator in &frame.accumulators {
         let column = accumulator.column;
         if row[1] & column.bit == 0 {
@@ -91,7 +74,7 @@ fn apply<const ADD: bool>(frame: &FramePlan, row: &[u64], moving: &mut Moving) {
         }
         let count = moved::<ADD>(&mut cursors[accumulator.count]);
         if let Some(table) = accumulator.distinct
-            && let Some(aside) = &mut moving.aside
+            && let Some(aside) = aside
             && let Some(Some(counts)) = aside.distinct.get_mut(table)
         {
             counts.apply::<ADD>(word_of(row, column));
@@ -226,9 +209,9 @@ pub(super) fn known_extreme(
     stride: usize,
 ) -> i128 {
     let at = extreme.at;
-    if ring.cursors[at] != KNOWN {
+    if ring.cursors()[at] != KNOWN {
         let column = accumulator.column;
-        let (lo, hi) = (ring.cursors[frame.at], ring.cursors[frame.at + 1]);
+        let (lo, hi) = (ring.cursors()[frame.at], ring.cursors()[frame.at + 1]);
         let mut best = None;
         if column.storage == Storage::Wide {
             for number in lo..hi {
@@ -247,20 +230,15 @@ pub(super) fn known_extreme(
                 }));
             }
         }
-        if let Some(gone) = extreme.gone.filter(|gone| ring.cursors[*gone] == KNOWN) {
-            let value = get_wide(&ring.cursors, gone + 1);
+        if let Some(gone) = extreme.gone.filter(|gone| ring.cursors()[*gone] == KNOWN) {
+            let value = get_wide(ring.cursors(), gone + 1);
             best = Some(best.map_or(value, |best| end.of(best, value)));
         }
         let best = best.expect("the frame's count says that it holds a value");
-        ring.cursors[at] = KNOWN;
-        set_wide(&mut ring.cursors, at + 1, best);
+        ring.cursors_mut()[at] = KNOWN;
+        set_wide(ring.cursors_mut(), at + 1, best);
     }
-    get_wide(&ring.cursors, at + 1)
-}
-
-/// Cursors before the first row.
-pub(super) fn start(spec: &WindowSpec) -> Box<[u64]> {
-    vec![0; spec.cursor_words].into()
+    get_wide(ring.cursors(), at + 1)
 }
 
 /// Moves a frame to the rows of `[start_us, end_us]`. Rows come in before others go out, so that
@@ -273,57 +251,55 @@ pub(super) fn seek_times(
     (start_us, end_us): (i64, i64),
     back: bool,
 ) {
-    let mut moving = Moving::out_of(ring);
-    let (first, end) = (ring.first(), ring.end(stride));
-    let (mut lo, mut hi) = (moving.cursors[frame.at], moving.cursors[frame.at + 1]);
-    while hi < end && ring.time_us(hi, stride) <= end_us {
-        apply::<true>(frame, ring.row(hi, stride), &mut moving);
+    let (cursors, rows, aside) = ring.moving(stride);
+    let (first, end) = (rows.first(), rows.end());
+    let (mut lo, mut hi) = (cursors[frame.at], cursors[frame.at + 1]);
+    while hi < end && rows.time_us(hi) <= end_us {
+        apply::<true>(frame, rows.row(hi), cursors, aside);
         hi += 1;
     }
     if !frame.unbounded {
-        while back && lo > first && ring.time_us(lo - 1, stride) >= start_us {
+        while back && lo > first && rows.time_us(lo - 1) >= start_us {
             lo -= 1;
-            apply::<true>(frame, ring.row(lo, stride), &mut moving);
+            apply::<true>(frame, rows.row(lo), cursors, aside);
         }
-        while lo < hi && ring.time_us(lo, stride) < start_us {
-            apply::<false>(frame, ring.row(lo, stride), &mut moving);
+        while lo < hi && rows.time_us(lo) < start_us {
+            apply::<false>(frame, rows.row(lo), cursors, aside);
             lo += 1;
         }
     }
-    while back && hi > lo && ring.time_us(hi - 1, stride) > end_us {
+    while back && hi > lo && rows.time_us(hi - 1) > end_us {
         hi -= 1;
-        apply::<false>(frame, ring.row(hi, stride), &mut moving);
+        apply::<false>(frame, rows.row(hi), cursors, aside);
     }
-    moving.cursors[frame.at] = lo;
-    moving.cursors[frame.at + 1] = hi;
-    moving.back_into(ring);
+    cursors[frame.at] = lo;
+    cursors[frame.at + 1] = hi;
 }
 
 /// Moves a frame to the rows of the numbers `[from, to)`.
 pub(super) fn seek_rows(ring: &mut Ring, frame: &FramePlan, stride: usize, from: u64, to: u64) {
-    let mut moving = Moving::out_of(ring);
-    let (mut lo, mut hi) = (moving.cursors[frame.at], moving.cursors[frame.at + 1]);
+    let (cursors, rows, aside) = ring.moving(stride);
+    let (mut lo, mut hi) = (cursors[frame.at], cursors[frame.at + 1]);
     while hi < to {
-        apply::<true>(frame, ring.row(hi, stride), &mut moving);
+        apply::<true>(frame, rows.row(hi), cursors, aside);
         hi += 1;
     }
     if !frame.unbounded {
         while lo > from {
             lo -= 1;
-            apply::<true>(frame, ring.row(lo, stride), &mut moving);
+            apply::<true>(frame, rows.row(lo), cursors, aside);
         }
         while lo < from {
-            apply::<false>(frame, ring.row(lo, stride), &mut moving);
+            apply::<false>(frame, rows.row(lo), cursors, aside);
             lo += 1;
         }
     }
     while hi > to {
         hi -= 1;
-        apply::<false>(frame, ring.row(hi, stride), &mut moving);
+        apply::<false>(frame, rows.row(hi), cursors, aside);
     }
-    moving.cursors[frame.at] = lo;
-    moving.cursors[frame.at + 1] = hi;
-    moving.back_into(ring);
+    cursors[frame.at] = lo;
+    cursors[frame.at + 1] = hi;
 }
 
 /// Tells the frames that a row came to stand at `number`.
@@ -331,50 +307,47 @@ pub(super) fn inserted(ring: &mut Ring, frames: &[FramePlan], number: u64, strid
     if number + 1 == ring.end(stride) {
         return;
     }
-    let mut moving = Moving::out_of(ring);
+    let (cursors, rows, aside) = ring.moving(stride);
     for frame in frames {
-        if number < moving.cursors[frame.at] {
-            moving.cursors[frame.at] += 1;
-            moving.cursors[frame.at + 1] += 1;
-        } else if number < moving.cursors[frame.at + 1] {
-            moving.cursors[frame.at + 1] += 1;
-            apply::<true>(frame, ring.row(number, stride), &mut moving);
+        if number < cursors[frame.at] {
+            cursors[frame.at] += 1;
+            cursors[frame.at + 1] += 1;
+        } else if number < cursors[frame.at + 1] {
+            cursors[frame.at + 1] += 1;
+            apply::<true>(frame, rows.row(number), cursors, aside);
         }
     }
-    moving.back_into(ring);
 }
 
 /// Moves all frames behind the rows up to `number`, which are about to be dropped. A frame that begins with
 /// the first row ever takes them in for good.
 pub(super) fn leave(ring: &mut Ring, frames: &[FramePlan], number: u64, stride: usize) {
-    let mut moving = Moving::out_of(ring);
+    let (cursors, rows, aside) = ring.moving(stride);
     for frame in frames {
-        let hi = moving.cursors[frame.at + 1];
+        let hi = cursors[frame.at + 1];
         if frame.unbounded {
             for gone in hi..number {
-                apply::<true>(frame, ring.row(gone, stride), &mut moving);
+                apply::<true>(frame, rows.row(gone), cursors, aside);
             }
-            for gone in moving.cursors[frame.at]..number {
-                keep_extremes(frame, ring.row(gone, stride), &mut moving.cursors);
+            for gone in cursors[frame.at]..number {
+                keep_extremes(frame, rows.row(gone), cursors);
             }
         } else {
-            for lost in moving.cursors[frame.at]..number.min(hi) {
-                apply::<false>(frame, ring.row(lost, stride), &mut moving);
+            for lost in cursors[frame.at]..number.min(hi) {
+                apply::<false>(frame, rows.row(lost), cursors, aside);
             }
         }
-        moving.cursors[frame.at] = moving.cursors[frame.at].max(number);
-        moving.cursors[frame.at + 1] = hi.max(number);
+        cursors[frame.at] = cursors[frame.at].max(number);
+        cursors[frame.at + 1] = hi.max(number);
     }
-    moving.back_into(ring);
 }
 
 /// Tells the frames of a row that is too old to be kept: those that begin with the first row ever have it.
 pub(super) fn passed(ring: &mut Ring, frames: &[FramePlan], row: &[u64]) {
     for frame in frames.iter().filter(|frame| frame.unbounded) {
-        let mut moving = Moving::out_of(ring);
-        apply::<true>(frame, row, &mut moving);
-        keep_extremes(frame, row, &mut moving.cursors);
-        moving.back_into(ring);
+        let (cursors, _, aside) = ring.moving(row.len());
+        apply::<true>(frame, row, cursors, aside);
+        keep_extremes(frame, row, cursors);
     }
 }
 

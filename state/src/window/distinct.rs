@@ -76,7 +76,7 @@ pub(super) fn count(
         accumulator.column,
         accumulator.distinct.expect("planned for this"),
     );
-    let held = ring.cursors[accumulator.count];
+    let held = ring.cursors()[accumulator.count];
     let counted = (ring.aside.as_mut()).and_then(|aside| aside.distinct.get_mut(table));
     if let Some(counted @ Some(_)) = counted {
         let counts = counted.take().expect("it was matched");
@@ -84,7 +84,7 @@ pub(super) fn count(
         *counted = (held >= COUNTED_MIN).then_some(counts);
         return different;
     }
-    let (lo, hi) = (ring.cursors[frame.at], ring.cursors[frame.at + 1]);
+    let (lo, hi) = (ring.cursors()[frame.at], ring.cursors()[frame.at + 1]);
     let rows = (lo..hi).map(|number| ring.row(number, stride));
     let values = rows
         .filter(|row| row[1] & column.bit != 0)

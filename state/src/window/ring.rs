@@ -3,6 +3,8 @@
 //! A row is a few words: event time, a bit for each column that has a value, the values. Rows have
 //! absolute numbers, so that dropping old ones moves nothing else.
 
+use std::ops::Range;
+
 use super::blocks::Blocks;
 use super::distinct::Counts;
 use super::spec::FramePlan;
@@ -59,22 +61,61 @@ fn prefetch<T>(items: &[T], at: usize) {
     }
 }
 
+/// Words of a ring before its cursors: the newest credible time, the number of the first live row, and
+/// [`Ring::seen_us`].
+const HEAD_WORDS: usize = 3;
+const NEWEST: usize = 0;
+const FIRST: usize = 1;
+const SEEN: usize = 2;
+
 /// One key's rows and cursors.
+///
+/// They are one piece of memory, because a key that comes once in a while finds nothing of itself in the
+/// processor's caches: each piece more is another address to be translated, and waited for.
 #[derive(Debug, Clone)]
 pub(super) struct Ring {
-    /// How far rows have moved the key's time.
-    pub times: KeyTimes,
-    /// Absolute number of the first live row.
-    first: u64,
-    /// Words of dropped rows, still at the front of `rows`.
+    /// [`HEAD_WORDS`], the cursors of all frames, words of dropped rows, rows; nothing before the first row.
+    words: Vec<u64>,
+    /// Where the cursors end.
+    head: u32,
+    /// Words of dropped rows.
     dead: u32,
-    rows: Vec<u64>,
-    /// Cursors of all frames; empty until the first row.
-    pub cursors: Box<[u64]>,
-    /// No frame stands where it was moved to for a row after this event time.
-    pub seen_us: i64,
+    /// Newest event time, credible or not.
+    last_us: i64,
     /// What long frames have come to need.
     pub aside: Option<Box<Aside>>,
+}
+
+/// The rows of a ring, while its cursors are moved.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    words: &'a [u64],
+    first: u64,
+    stride: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Number of the first row.
+    pub(super) fn first(self) -> u64 {
+        self.first
+    }
+
+    /// Number after the last row.
+    pub(super) fn end(self) -> u64 {
+        self.first + (self.words.len() / self.stride) as u64
+    }
+
+    /// A row by its number.
+    #[inline]
+    pub(super) fn row(self, number: u64) -> &'a [u64] {
+        &self.words[(number - self.first) as usize * self.stride..][..self.stride]
+    }
+
+    /// Event time of a row, microseconds.
+    #[inline]
+    pub(super) fn time_us(self, number: u64) -> i64 {
+        self.words[(number - self.first) as usize * self.stride] as i64
+    }
 }
 
 /// What a ring's rows say in another form, made when a long frame is asked for it.
@@ -89,40 +130,121 @@ pub(super) struct Aside {
 impl Default for Ring {
     fn default() -> Self {
         Ring {
-            times: KeyTimes::NEVER,
-            first: 0,
+            words: Vec::new(),
+            head: 0,
             dead: 0,
-            rows: Vec::new(),
-            cursors: Box::default(),
-            seen_us: NEVER_US,
+            last_us: NEVER_US,
             aside: None,
         }
     }
 }
 
 impl Ring {
+    /// A ring before its first row, with so many words of cursors, all 0.
+    pub(super) fn new(cursor_words: usize) -> Self {
+        let mut words = vec![0; HEAD_WORDS + cursor_words];
+        words[NEWEST] = NEVER_US as u64;
+        words[SEEN] = NEVER_US as u64;
+        Ring {
+            head: words.len() as u32,
+            words,
+            ..Ring::default()
+        }
+    }
+
+    /// It has never seen a row.
+    pub(super) fn is_new(&self) -> bool {
+        self.last_us == NEVER_US
+    }
+
+    /// How far rows have moved the key's time.
+    #[inline]
+    pub(super) fn times(&self) -> KeyTimes {
+        KeyTimes {
+            newest_us: self.words.get(NEWEST).map_or(NEVER_US, |us| *us as i64),
+            last_us: self.last_us,
+        }
+    }
+
+    /// Newest event time, credible or not, which is at hand where [`Ring::times`] are not.
+    pub(super) fn last_us(&self) -> i64 {
+        self.last_us
+    }
+
+    pub(super) fn set_times(&mut self, times: KeyTimes) {
+        self.words[NEWEST] = times.newest_us as u64;
+        self.last_us = times.last_us;
+    }
+
+    /// No frame stands where it was moved to for a row after this event time.
+    pub(super) fn seen_us(&self) -> i64 {
+        self.words[SEEN] as i64
+    }
+
+    pub(super) fn set_seen_us(&mut self, seen_us: i64) {
+        self.words[SEEN] = seen_us as u64;
+    }
+
+    /// Cursors of all frames.
+    #[inline]
+    pub(super) fn cursors(&self) -> &[u64] {
+        &self.words[HEAD_WORDS..self.head as usize]
+    }
+
+    #[inline]
+    pub(super) fn cursors_mut(&mut self) -> &mut [u64] {
+        &mut self.words[HEAD_WORDS..self.head as usize]
+    }
+
+    /// Cursors to move, the rows that they move over, and what else moves with them.
+    #[inline]
+    pub(super) fn moving(
+        &mut self,
+        stride: usize,
+    ) -> (&mut [u64], Rows<'_>, &mut Option<Box<Aside>>) {
+        let (head, words) = self.words.split_at_mut(self.head as usize);
+        let (head, cursors) = head.split_at_mut(HEAD_WORDS);
+        let rows = Rows {
+            words: &words[self.dead as usize..],
+            first: head[FIRST],
+            stride,
+        };
+        (cursors, rows, &mut self.aside)
+    }
+
     /// Number of the first row.
     pub(super) fn first(&self) -> u64 {
-        self.first
+        self.words.get(FIRST).copied().unwrap_or(0)
     }
 
     /// Number after the last row.
     pub(super) fn end(&self, stride: usize) -> u64 {
-        self.first + ((self.rows.len() - self.dead as usize) / stride) as u64
+        self.first() + (self.live_words() / stride) as u64
+    }
+
+    /// Words of rows that were not dropped.
+    fn live_words(&self) -> usize {
+        self.words.len() - self.rows_at()
+    }
+
+    /// Where the first row stands.
+    #[inline]
+    fn rows_at(&self) -> usize {
+        self.head as usize + self.dead as usize
     }
 
     /// A row by its number.
     #[inline]
     pub(super) fn row(&self, number: u64, stride: usize) -> &[u64] {
-        let at = (number - self.first) as usize * stride + self.dead as usize;
-        &self.rows[at..at + stride]
+        let at = (number - self.first()) as usize * stride + self.rows_at();
+        &self.words[at..at + stride]
     }
 
     /// Event time of a row, microseconds.
     #[inline]
     pub(super) fn time_us(&self, number: u64, stride: usize) -> i64 {
-        let at = (number - self.first) as usize * stride + self.dead as usize;
-        self.rows[at] as i64
+        let at = (number - self.first()) as usize * stride + self.rows_at();
+        self.words[at] as i64
     }
 
     /// Puts a row behind all rows of its time or before; returns its number.
@@ -130,15 +252,15 @@ impl Ring {
         let stride = row.len();
         let time_us = row[0] as i64;
         let mut number = self.end(stride);
-        while number > self.first && self.time_us(number - 1, stride) > time_us {
+        while number > self.first() && self.time_us(number - 1, stride) > time_us {
             number -= 1;
         }
-        let at = (number - self.first) as usize * stride + self.dead as usize;
-        let tail = self.rows.len();
-        self.rows.extend_from_slice(row);
+        let at = (number - self.first()) as usize * stride + self.rows_at();
+        let tail = self.words.len();
+        self.words.extend_from_slice(row);
         if at != tail {
-            self.rows.copy_within(at..tail, at + stride);
-            self.rows[at..at + stride].copy_from_slice(row);
+            self.words.copy_within(at..tail, at + stride);
+            self.words[at..at + stride].copy_from_slice(row);
             if let Some(aside) = &mut self.aside {
                 aside.blocks.moved_from(number);
             }
@@ -148,7 +270,7 @@ impl Ring {
 
     /// Number of the first row at or after a time.
     pub(super) fn number_at(&self, time_us: i64, stride: usize) -> u64 {
-        let (mut lo, mut hi) = (self.first, self.end(stride));
+        let (mut lo, mut hi) = (self.first(), self.end(stride));
         while lo < hi {
             let middle = lo + (hi - lo) / 2;
             match self.time_us(middle, stride) < time_us {
@@ -165,48 +287,51 @@ impl Ring {
             let counts = aside.distinct.iter().flatten().map(Counts::bytes);
             size_of::<Aside>() + aside.blocks.bytes() + counts.sum::<usize>()
         };
-        (self.rows.capacity() + self.cursors.len()) * size_of::<u64>()
-            + self.aside.as_deref().map_or(0, aside)
+        self.words.capacity() * size_of::<u64>() + self.aside.as_deref().map_or(0, aside)
     }
 
     /// The next row would not fit.
     pub(super) fn is_full(&self, stride: usize) -> bool {
-        self.rows.len() + stride > self.rows.capacity()
+        self.words.len() + stride > self.words.capacity()
     }
 
     /// Reuses the room of dropped rows where that is worth a move; else grows by half.
     pub(super) fn make_room(&mut self, stride: usize) {
-        if self.dead as usize * 4 >= self.rows.len() && self.dead > 0 {
-            self.rows.drain(..self.dead as usize);
-            self.dead = 0;
+        let rows = (self.words.len() - self.head as usize) / stride;
+        if self.dead as usize / stride * 4 >= rows && self.dead > 0 {
+            self.close_up();
         } else {
-            let rows = self.rows.len() / stride;
-            self.rows.reserve_exact((rows / 2).max(2) * stride);
+            self.words.reserve_exact((rows / 2).max(2) * stride);
         }
+    }
+
+    /// Moves the rows to where dropped ones were.
+    fn close_up(&mut self) {
+        self.words.drain(self.head as usize..self.rows_at());
+        self.dead = 0;
     }
 
     /// Most of its room is for rows that are gone, or never came.
     pub(super) fn is_slack(&self, stride: usize) -> bool {
-        self.rows.capacity() > 64 * stride
-            && (self.rows.len() - self.dead as usize) * 3 < self.rows.capacity()
+        let room = self.words.capacity() - self.head as usize;
+        room > 64 * stride && self.live_words() * 3 < room
     }
 
     /// Gives back the room of dropped rows, and most of what is free.
     pub(super) fn tighten(&mut self, stride: usize) {
         if self.is_slack(stride) {
-            self.rows.drain(..self.dead as usize);
-            self.dead = 0;
-            self.rows
-                .shrink_to(self.rows.len() + self.rows.len() / 4 + 2 * stride);
+            self.close_up();
+            self.words
+                .shrink_to(self.words.len() + self.live_words() / 4 + 2 * stride);
         }
     }
 
     /// Drops the first `count` rows.
     pub(super) fn drop_front(&mut self, count: u64, stride: usize) {
-        self.first += count;
+        self.words[FIRST] += count;
         self.dead += count as u32 * stride as u32;
-        if self.dead as usize == self.rows.len() {
-            self.rows.clear();
+        if self.live_words() == 0 {
+            self.words.truncate(self.head as usize);
             self.dead = 0;
         }
     }
@@ -219,34 +344,35 @@ impl Ring {
             Step::Page => {}
             Step::Ring => {
                 let lines = std::ptr::from_ref(self).cast::<u8>();
-                for line in (0..size_of::<Ring>()).step_by(LINE_WORDS * 8) {
-                    prefetch_line(lines.wrapping_add(line));
-                }
+                prefetch_line(lines);
                 prefetch_line(lines.wrapping_add(size_of::<Ring>() - 1));
             }
             Step::Cursors => {
-                for line in (0..self.cursors.len()).step_by(LINE_WORDS) {
-                    prefetch(&self.cursors, line);
-                }
-                // The last row, and where the next one goes; all rows, if they have to make room for it.
-                let end = self.rows.len();
-                let from = if self.is_full(stride) {
-                    0
-                } else {
-                    end.saturating_sub(1)
+                let ask = |words: Range<usize>| {
+                    for word in words.clone().step_by(LINE_WORDS) {
+                        prefetch_line(self.words.as_ptr().wrapping_add(word).cast());
+                    }
+                    prefetch_line(self.words.as_ptr().wrapping_add(words.end - 1).cast());
                 };
-                for word in (from..end + stride).step_by(LINE_WORDS) {
-                    prefetch_line(self.rows.as_ptr().wrapping_add(word).cast());
+                let end = self.words.len();
+                // All rows, if they have to make room for the next one.
+                if self.is_full(stride) {
+                    ask(0..end + stride);
+                } else {
+                    ask(0..(self.head as usize).max(1));
+                    // The last row, and where the next one goes.
+                    ask(end.saturating_sub(stride)..end + stride);
                 }
-                prefetch_line(self.rows.as_ptr().wrapping_add(end + stride - 1).cast());
             }
             Step::Rows => {
+                if self.words.is_empty() {
+                    return;
+                }
+                let (rows, first) = (&self.words[self.rows_at()..], self.first());
                 for frame in frames {
                     for cursor in [frame.at, frame.at + 1] {
-                        if let Some(number) = self.cursors.get(cursor) {
-                            let at = number.wrapping_sub(self.first) as usize * stride;
-                            prefetch(&self.rows, at + self.dead as usize);
-                        }
+                        let number = self.cursors()[cursor];
+                        prefetch(rows, number.wrapping_sub(first) as usize * stride);
                     }
                 }
             }
@@ -255,14 +381,13 @@ impl Ring {
 
     /// Whether its words are rows of `stride` words.
     pub(super) fn has_whole_rows(&self, stride: usize) -> bool {
-        (self.rows.len() - self.dead as usize).is_multiple_of(stride)
+        self.live_words().is_multiple_of(stride)
     }
 
     /// Whether rows and cursors have the shape that a spec gives them.
     pub(super) fn fits(&self, stride: usize, cursor_words: usize) -> bool {
-        self.rows.len().is_multiple_of(stride)
-            && (self.cursors.len() == cursor_words
-                || (self.cursors.is_empty() && self.rows.is_empty()))
+        self.words.is_empty()
+            || (self.has_whole_rows(stride) && self.cursors().len() == cursor_words)
     }
 }
 
@@ -270,28 +395,43 @@ impl Persist for Ring {
     const PAGE_VALUES: usize = 16;
 
     fn write(&self, out: &mut Vec<u8>) {
-        self.times.newest_us.write(out);
-        self.times.last_us.write(out);
-        self.first.write(out);
-        (self.rows.len() as u64 - u64::from(self.dead)).write(out);
-        for word in &self.rows[self.dead as usize..] {
+        let (times, known) = (self.times(), !self.words.is_empty());
+        times.newest_us.write(out);
+        times.last_us.write(out);
+        self.first().write(out);
+        (self.live_words() as u64).write(out);
+        for word in &self.words[self.rows_at()..] {
             out.extend_from_slice(&word.to_le_bytes());
         }
-        self.cursors.to_vec().write(out);
-        self.seen_us.write(out);
+        let (cursors, seen_us) = match known {
+            true => (self.cursors().to_vec(), self.seen_us()),
+            false => (Vec::new(), NEVER_US),
+        };
+        cursors.write(out);
+        seen_us.write(out);
     }
 
     fn read(input: &mut &[u8]) -> Result<Self, StateError> {
+        let times = KeyTimes {
+            newest_us: i64::read(input)?,
+            last_us: i64::read(input)?,
+        };
+        let first = u64::read(input)?;
+        let (rows, cursors) = (Vec::<u64>::read(input)?, Vec::<u64>::read(input)?);
+        let seen_us = i64::read(input)?;
+        if times == KeyTimes::NEVER && rows.is_empty() {
+            return Ok(Ring::default());
+        }
+        let mut words = Vec::with_capacity(HEAD_WORDS + cursors.len() + rows.len());
+        words.extend([times.newest_us as u64, first, seen_us as u64]);
+        words.extend(cursors);
+        let head = words.len() as u32;
+        words.extend(rows);
         Ok(Ring {
-            times: KeyTimes {
-                newest_us: i64::read(input)?,
-                last_us: i64::read(input)?,
-            },
-            first: u64::read(input)?,
+            words,
+            head,
             dead: 0,
-            rows: Vec::read(input)?,
-            cursors: Vec::read(input)?.into(),
-            seen_us: i64::read(input)?,
+            last_us: times.last_us,
             aside: None,
         })
     }
@@ -309,7 +449,7 @@ mod tests {
 
     #[test]
     fn rows_stay_ordered_and_ties_stay_in_order_of_arrival() {
-        let mut ring = Ring::default();
+        let mut ring = Ring::new(0);
         for (arrival, time) in [5u64, 9, 5, 1, 9, 7].into_iter().enumerate() {
             ring.insert(&[time, arrival as u64]);
         }
@@ -324,7 +464,7 @@ mod tests {
 
     #[test]
     fn room_is_reused() {
-        let mut ring = Ring::default();
+        let mut ring = Ring::new(0);
         for time in 0..10_000u64 {
             if ring.is_full(2) {
                 ring.make_room(2);
@@ -334,7 +474,7 @@ mod tests {
                 ring.drop_front(1, 2);
             }
         }
-        assert!(ring.rows.capacity() <= 64, "{}", ring.rows.capacity());
+        assert!(ring.words.capacity() <= 64, "{}", ring.words.capacity());
         assert_eq!(times(&ring).len(), 10);
     }
 }

@@ -286,18 +286,20 @@ fn accept(
         clock_us,
     } = arrival;
     let time_us = row[0] as i64;
-    if spec.is_forgotten(ring.times, clock_us) {
+    if spec.is_forgotten(ring.last_us(), clock_us) {
         *ring = Ring::default();
         lost.forget(at);
     }
-    let late = ring.times != KeyTimes::NEVER
-        && time_us < ring.times.newest_us.saturating_sub(spec.lateness_us);
-    ring.times = ring.times.with(time_us, credible_us);
-    if ring.cursors.is_empty() {
-        ring.cursors = cursor::start(spec);
+    if ring.is_new() {
+        *ring = Ring::new(spec.cursor_words);
     }
+    let before = ring.times();
+    let late =
+        before != KeyTimes::NEVER && time_us < before.newest_us.saturating_sub(spec.lateness_us);
+    let times = before.with(time_us, credible_us);
+    ring.set_times(times);
     // A row without any argument changes no result: it only moves the newest time.
-    let reach_us = ring.times.newest_us.saturating_sub(spec.retention_us);
+    let reach_us = times.newest_us.saturating_sub(spec.retention_us);
     if !spec.all_rows && (row[1] == 0 || time_us < reach_us) {
         cursor::passed(ring, &spec.frames, row);
         return (late, None);
@@ -334,7 +336,7 @@ pub(super) fn forget(ring: &mut Ring, spec: &WindowSpec) {
 /// Whether a frame of the row at `place` may miss rows of its key that were given up to the cap, the newest
 /// of them at `lost_us`.
 fn misses(ring: &Ring, spec: &WindowSpec, place: Place, lost_us: i64) -> bool {
-    let in_time_us = ring.times.newest_us.saturating_sub(spec.lateness_us);
+    let in_time_us = ring.times().newest_us.saturating_sub(spec.lateness_us);
     spec.frames.iter().any(|frame| match frame.frame {
         Frame::Range {
             preceding_us: Some(preceding_us),
@@ -397,7 +399,10 @@ fn give_up(ring: &mut Ring, spec: &WindowSpec, time_us: i64, rows_max: u64) -> O
 /// Number of the first row that a frame can still reach.
 pub(super) fn reach(ring: &Ring, spec: &WindowSpec) -> u64 {
     let at = |behind_us: i64| {
-        ring.number_at(ring.times.newest_us.saturating_sub(behind_us), spec.stride)
+        ring.number_at(
+            ring.times().newest_us.saturating_sub(behind_us),
+            spec.stride,
+        )
     };
     let kept = at(spec.retention_us);
     match spec.rows_before {
@@ -426,7 +431,7 @@ fn emit(
     outputs: &mut [Output],
     frame_rows: FrameRows<'_>,
 ) -> Result<(), StateError> {
-    let back = place.time_us < ring.seen_us;
+    let back = place.time_us < ring.seen_us();
     let mut all_moved = true;
     for frame in &spec.frames {
         let empty = !seek(ring, spec, frame, place, back);
@@ -449,7 +454,7 @@ fn emit(
         }
     }
     if all_moved || !back {
-        ring.seen_us = place.time_us;
+        ring.set_seen_us(place.time_us);
     }
     Ok(())
 }
@@ -457,7 +462,7 @@ fn emit(
 /// Moves a frame to the rows that a row at `place` sees; false if it sees none whatever is kept.
 #[inline]
 fn seek(ring: &mut Ring, spec: &WindowSpec, frame: &FramePlan, place: Place, back: bool) -> bool {
-    let in_time_us = ring.times.newest_us.saturating_sub(spec.lateness_us);
+    let in_time_us = ring.times().newest_us.saturating_sub(spec.lateness_us);
     match frame.frame {
         Frame::Range {
             preceding_us,

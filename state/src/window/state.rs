@@ -7,7 +7,7 @@ use arrow::array::ArrayRef;
 
 use super::aggregate::Output;
 use super::column::Values;
-use super::ring::{KeyTimes, Ring};
+use super::ring::{KeyTimes, NEVER_US, Ring};
 use super::shard::{Cuts, Shard, Taken, forget};
 use super::spec::{Function, Storage, WindowSpec};
 use super::view::WindowView;
@@ -191,15 +191,16 @@ impl WindowState {
             pages -= 1;
             self.look = (self.look + stride) % self.rings.pages();
             let before = self.forgotten.len();
-            let idle =
-                |ring: &Ring| spec.is_forgotten(ring.times, clock_us) || ring.is_slack(spec.stride);
+            let idle = |ring: &Ring| {
+                spec.is_forgotten(ring.last_us(), clock_us) || ring.is_slack(spec.stride)
+            };
             if !self.rings.page(self.look).iter().any(idle) {
                 continue;
             }
             let first = self.look * page_rings;
             let page = self.rings.page_mut(self.look);
             for (at, ring) in (first..).zip(page.iter_mut()) {
-                if spec.is_forgotten(ring.times, clock_us) {
+                if spec.is_forgotten(ring.last_us(), clock_us) {
                     *ring = Ring::default();
                     self.lost_us.remove(&at);
                     // Ring 0 is that of NULL, which has no slot to give back.
@@ -210,7 +211,7 @@ impl WindowState {
                     ring.tighten(spec.stride);
                 }
             }
-            if page.iter().all(|ring| ring.times == KeyTimes::NEVER) {
+            if page.iter().all(Ring::is_new) {
                 self.rings.release(self.look);
             }
             if more > 0 && (self.forgotten.len() - before) * 4 >= page_rings {
@@ -228,15 +229,12 @@ impl WindowState {
     /// Whether nothing is kept of a key.
     pub fn is_unknown(&self, slot: u32) -> bool {
         let at = ring_of(slot);
-        at >= self.rings.len() || self.rings.get(at).times == KeyTimes::NEVER
+        at >= self.rings.len() || self.rings.get(at).is_new()
     }
 
     /// What is kept, and in how many bytes.
     pub fn footprint(&self) -> Footprint {
-        let live = self
-            .rings
-            .iter()
-            .filter(|ring| ring.times != KeyTimes::NEVER);
+        let live = self.rings.iter().filter(|ring| !ring.is_new());
         let mut footprint = Footprint {
             bytes: self.rings.bytes() + self.texts.iter().map(KeyIndex::bytes).sum::<usize>(),
             ..Footprint::default()
@@ -252,13 +250,14 @@ impl WindowState {
     /// How far the rows of a key have come; `None` for one that is new when the stream's time is `clock_us`.
     pub fn times(&self, slot: u32, clock_us: i64) -> Option<KeyTimes> {
         let at = ring_of(slot);
-        let times = (at < self.rings.len()).then(|| self.rings.get(at).times)?;
+        let times = (at < self.rings.len()).then(|| self.rings.get(at).times())?;
         self.unless_forgotten(times, clock_us)
     }
 
     /// The same times, but `None` if the key is new again at `clock_us`.
     pub fn unless_forgotten(&self, times: KeyTimes, clock_us: i64) -> Option<KeyTimes> {
-        (times != KeyTimes::NEVER && !self.spec.is_forgotten(times, clock_us)).then_some(times)
+        let is_known = times != KeyTimes::NEVER && !self.spec.is_forgotten(times.last_us, clock_us);
+        is_known.then_some(times)
     }
 
     /// What is kept now, by reference, as it looks when the stream's time is `clock_us`.
@@ -310,9 +309,9 @@ impl WindowState {
         for ring in rings.iter() {
             let whole = ring.fits(self.spec.stride, self.spec.cursor_words);
             let inside = whole
-                && (ring.cursors.is_empty()
+                && (ring.is_new()
                     || self.spec.frames.iter().all(|frame| {
-                        let (lo, hi) = (ring.cursors[frame.at], ring.cursors[frame.at + 1]);
+                        let (lo, hi) = (ring.cursors()[frame.at], ring.cursors()[frame.at + 1]);
                         ring.first() <= lo && lo <= hi && hi <= ring.end(self.spec.stride)
                     }));
             let told = |(column, slot): (usize, &super::spec::Slot)| {
@@ -356,12 +355,11 @@ pub(super) fn ring_of(slot: u32) -> usize {
 }
 
 impl WindowSpec {
-    /// No row of the key can be reached any more by one that is not late for the whole stream.
-    pub(super) fn is_forgotten(&self, times: KeyTimes, clock_us: i64) -> bool {
+    /// No row of a key whose newest one is of `last_us` can be reached any more by one that is not late for the
+    /// whole stream.
+    pub(super) fn is_forgotten(&self, last_us: i64, clock_us: i64) -> bool {
         let reach_us = self.retention_us.saturating_add(self.lateness_us);
-        self.forgets
-            && times != KeyTimes::NEVER
-            && times.last_us < clock_us.saturating_sub(reach_us)
+        self.forgets && last_us != NEVER_US && last_us < clock_us.saturating_sub(reach_us)
     }
 }
 

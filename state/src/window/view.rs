@@ -46,7 +46,7 @@ impl WindowState {
     pub fn rows_of(&self, slot: u32, rows_max: usize) -> Result<Option<KeyRows>, StateError> {
         let at = ring_of(slot);
         let known = (at < self.rings.len()).then(|| self.rings.get(at));
-        let Some(ring) = known.filter(|ring| ring.times != KeyTimes::NEVER) else {
+        let Some(ring) = known.filter(|ring| !ring.is_new()) else {
             return Ok(None);
         };
         let spec = &self.spec;
@@ -58,7 +58,7 @@ impl WindowState {
             .map(|(column, texts)| column.finish(texts))
             .collect::<Result<_, _>>()?;
         Ok(Some(KeyRows {
-            times: ring.times,
+            times: ring.times(),
             times_us,
             columns,
             counted_only: counted_only(spec),
@@ -96,7 +96,7 @@ impl WindowView {
     pub fn summary(&self, slot: u32) -> Option<KeySummary> {
         let ring = self.ring(slot)?;
         Some(KeySummary {
-            times: ring.times,
+            times: ring.times(),
             rows: (ring.end(self.spec.stride) - reach(ring, &self.spec)) as usize,
             bytes: size_of::<Ring>() + ring.bytes(),
         })
@@ -135,8 +135,7 @@ impl WindowView {
     fn ring(&self, slot: u32) -> Option<&Ring> {
         let at = ring_of(slot);
         let ring = (at < self.rings.len()).then(|| self.rings.get(at))?;
-        let is_known =
-            ring.times != KeyTimes::NEVER && !self.spec.is_forgotten(ring.times, self.clock_us);
+        let is_known = !ring.is_new() && !self.spec.is_forgotten(ring.last_us(), self.clock_us);
         is_known.then_some(ring)
     }
 

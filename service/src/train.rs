@@ -8,8 +8,9 @@ use std::time::Instant;
 use sanderling_decide::{POLICY_FILE, Settled};
 use sanderling_ingest::Input;
 use sanderling_schemas::EventTime;
-use sanderling_scoring::{TrainingPlacement, 
-    ServedModel, TrainingCheckpoints, TrainingMetrics, TrainingPlan, TrainingRange, Trial,
+use sanderling_scoring::{
+    ServedModel, TrainingCheckpoints, TrainingMetrics, TrainingPlacement, TrainingPlan,
+    TrainingRange, Trial,
 };
 use serde::Serialize;
 

@@ -14,3 +14,4 @@ mod tables;
 mod take_over;
 mod threads;
 mod times;
+mod updates;

@@ -228,9 +228,7 @@ fn unrolled_cells_equal_single_operations() {
             bias.as_tensor()
         };
         let cpu = TrainingPlacement::default();
-        let wanted = unrolled
-            .composed(&x, &weight, hidden_bias, &cpu)
-            .unwrap();
+        let wanted = unrolled.composed(&x, &weight, hidden_bias, &cpu).unwrap();
         let found = unrolled.of(&x, &weight, hidden_bias, &cpu).unwrap();
         let vars: &[&Var] = if kind == Kind::Lstm {
             &[&x, &weight]
@@ -266,7 +264,9 @@ fn embeddings_equal_the_code_times_the_weights() {
         size,
     };
     let wanted = embed.composed(&weight, &bias).unwrap();
-    let found = embed.of(&weight, &bias, &TrainingPlacement::default()).unwrap();
+    let found = embed
+        .of(&weight, &bias, &TrainingPlacement::default())
+        .unwrap();
     assert_same(&[&weight, &bias], &found, &wanted);
 }
 

@@ -1,5 +1,5 @@
-//! Records of every format become the same rows, refuse what is wrong for the same reasons, and
-//! bear a producer's changes. The writers are the formats' own libraries.
+//! Records of every format become the same rows, and refuse what is wrong for the same reasons. The writers are the
+//! formats' own libraries.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use apache_avro::types::Value as Avro;
 use apache_avro::writer::datum::GenericDatumWriter;
 use apache_avro::{Decimal, Schema};
 use arrow::array::AsArray;
-use prost_reflect::{DynamicMessage, MapKey, MessageDescriptor, Value as Proto};
+use prost_reflect::{DynamicMessage, MessageDescriptor, Value as Proto};
 use protox::prost::Message;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -71,7 +71,7 @@ fn json_of((id, at, card, amount, n): &Payment) -> Vec<u8> {
     format!(r#"{{"id":{id},"at":{at},"card":{card},"amount":{amount:?},"n":{n}}}"#).into_bytes()
 }
 
-fn union(branch: u32, value: Avro) -> Avro {
+pub fn union(branch: u32, value: Avro) -> Avro {
     Avro::Union(branch, Box::new(value))
 }
 
@@ -93,7 +93,7 @@ fn avro_of((id, at, card, amount, n): &Payment) -> Vec<u8> {
     framed(7, AVRO, record)
 }
 
-fn framed(id: u32, schema: &str, record: Vec<(String, Avro)>) -> Vec<u8> {
+pub fn framed(id: u32, schema: &str, record: Vec<(String, Avro)>) -> Vec<u8> {
     let schema = Schema::parse_str(schema).unwrap();
     let writer = GenericDatumWriter::builder(&schema).build().unwrap();
     let datum = writer.write_value_to_vec(Avro::Record(record)).unwrap();
@@ -101,7 +101,7 @@ fn framed(id: u32, schema: &str, record: Vec<(String, Avro)>) -> Vec<u8> {
 }
 
 /// The message and its schema, of a .proto file.
-fn proto(folder: &Path, text: &str, name: &str) -> (ProtobufSchema, MessageDescriptor) {
+pub fn proto(folder: &Path, text: &str, name: &str) -> (ProtobufSchema, MessageDescriptor) {
     let path = folder.join("payment.proto");
     std::fs::write(&path, text).unwrap();
     let pool = protox::Compiler::new([folder])
@@ -143,7 +143,7 @@ fn proto_of(descriptor: &MessageDescriptor, (id, at, card, amount, n): &Payment)
     message.encode_to_vec()
 }
 
-fn decoder(format: Format) -> Decoder {
+pub fn decoder(format: Format) -> Decoder {
     decoder_of_columns(format, |_| {})
 }
 
@@ -158,11 +158,11 @@ fn decoder_of_columns(
     Decoder::new(relation, spec).unwrap()
 }
 
-fn avro_decoder(registry: &FakeRegistry) -> Decoder {
+pub fn avro_decoder(registry: &FakeRegistry) -> Decoder {
     decoder(Format::Avro(RegistryOptions::new(&registry.url)))
 }
 
-fn decode(decoder: &Decoder, records: &[Vec<u8>]) -> Decoded {
+pub fn decode(decoder: &Decoder, records: &[Vec<u8>]) -> Decoded {
     let records: Vec<_> = records
         .iter()
         .map(|record| Some(record.as_slice()))
@@ -171,7 +171,7 @@ fn decode(decoder: &Decoder, records: &[Vec<u8>]) -> Decoded {
 }
 
 /// Rows as text, and refusals.
-fn outcome(decoded: Decoded) -> (Vec<String>, Vec<(usize, RejectReason, String)>) {
+pub fn outcome(decoded: Decoded) -> (Vec<String>, Vec<(usize, RejectReason, String)>) {
     let id = |offset: &usize| EventId {
         topic: "t".into(),
         partition: Partition(0),
@@ -468,202 +468,6 @@ fn a_schema_may_refer_to_others() {
     let record = [&framing_of(9)[..], b"\x02a\x02\x025\x04\x04de"].concat();
     let (rows, _) = outcome(decode(&places, &[record]));
     assert_eq!(rows, ["0 t/0/0 1970-01-01T00:00:05 payments a 5 - - -"]);
-}
-
-/// The same payment as each version of a producer writes it.
-struct Versions {
-    name: &'static str,
-    decoder: Decoder,
-    /// As the pipeline was made for.
-    before: Vec<u8>,
-    /// With a new field.
-    added: Vec<u8>,
-    /// Without `n`.
-    removed: Vec<u8>,
-    /// Without the key.
-    keyless: Vec<u8>,
-    /// `amount` as text that is a number.
-    recast: Vec<u8>,
-    /// `amount` as something that is none.
-    unreadable: Vec<u8>,
-}
-
-fn versions(folder: &Path, registry: &FakeRegistry) -> Vec<Versions> {
-    let json = |text: &str| text.as_bytes().to_vec();
-    let mut all = vec![Versions {
-        name: "json",
-        decoder: decoder(Format::Json),
-        before: json(r#"{"id":"a","at":1000,"card":"c","amount":1.5,"n":3}"#),
-        added: json(r#"{"new":{"x":[1]},"id":"a","at":1000,"card":"c","amount":1.5,"n":3}"#),
-        removed: json(r#"{"id":"a","at":1000,"card":"c","amount":1.5}"#),
-        keyless: json(r#"{"id":"a","at":1000,"amount":1.5,"n":3}"#),
-        recast: json(r#"{"id":"a","at":1000,"card":"c","amount":"1.50","n":3}"#),
-        unreadable: json(r#"{"id":"a","at":1000,"card":"c","amount":[1.5],"n":3}"#),
-    }];
-
-    let fields = |fields: &[(&str, &str)]| {
-        let fields = fields.iter().map(|(name, kind)| {
-            let kind: serde_json::Value = serde_json::from_str(kind).unwrap();
-            json!({"name": name, "type": kind})
-        });
-        let fields: Vec<_> = fields.collect();
-        json!({"type": "record", "name": "P", "fields": fields}).to_string()
-    };
-    let text = |text: &str| Avro::String(text.into());
-    let mut id = 20;
-    let mut avro = |with: &[(&str, &str, Avro)]| {
-        id += 1;
-        let schema = fields(
-            &with
-                .iter()
-                .map(|(name, kind, _)| (*name, *kind))
-                .collect::<Vec<_>>(),
-        );
-        registry.put(id, &schema);
-        let record = with
-            .iter()
-            .map(|(name, _, value)| (name.to_string(), value.clone()));
-        framed(id, &schema, record.collect())
-    };
-    let a = ("id", r#""string""#, text("a"));
-    let at = ("at", r#""long""#, Avro::Long(1000));
-    let card = ("card", r#""string""#, text("c"));
-    let amount = ("amount", r#""double""#, Avro::Double(1.5));
-    let n = ("n", r#""int""#, Avro::Int(3));
-    let new = ("new", r#"["null", "string"]"#, union(1, text("x")));
-    let as_text = ("amount", r#""string""#, text("1.50"));
-    let list = (
-        "amount",
-        r#"{"type": "array", "items": "double"}"#,
-        Avro::Array(vec![Avro::Double(1.5)]),
-    );
-    all.push(Versions {
-        name: "avro",
-        decoder: avro_decoder(registry),
-        before: avro(&[
-            a.clone(),
-            at.clone(),
-            card.clone(),
-            amount.clone(),
-            n.clone(),
-        ]),
-        added: avro(&[
-            a.clone(),
-            new,
-            at.clone(),
-            card.clone(),
-            amount.clone(),
-            n.clone(),
-        ]),
-        removed: avro(&[a.clone(), at.clone(), card.clone(), amount.clone()]),
-        keyless: avro(&[a.clone(), at.clone(), amount, n.clone()]),
-        recast: avro(&[a.clone(), at.clone(), card.clone(), as_text, n.clone()]),
-        unreadable: avro(&[a, at, card, list, n]),
-    });
-
-    let text = |fields: &str| format!("syntax = \"proto3\"; message P {{ {fields} }}");
-    let known = "string id = 1; int64 at = 2; string card = 3; optional string amount = 4; \
-                 optional int32 n = 5;";
-    let write = |fields: &str, values: &[(&str, Proto)]| {
-        let (_, descriptor) = proto(folder, &text(fields), "P");
-        let mut message = DynamicMessage::new(descriptor);
-        for (name, value) in values {
-            message.set_field_by_name(name, value.clone());
-        }
-        message.encode_to_vec()
-    };
-    let string = |text: &str| Proto::String(text.into());
-    let (a, at, card) = (
-        ("id", string("a")),
-        ("at", Proto::I64(1000)),
-        ("card", string("c")),
-    );
-    let (amount, n) = (("amount", string("1.5")), ("n", Proto::I32(3)));
-    let whole = [
-        a.clone(),
-        at.clone(),
-        card.clone(),
-        amount.clone(),
-        n.clone(),
-    ];
-    let more = [
-        &whole[..],
-        &[("new", Proto::Map([(MapKey::I32(1), Proto::I32(1))].into()))],
-    ];
-    let shorter = [a.clone(), at.clone(), card.clone(), amount.clone()];
-    let keyless = [a.clone(), at.clone(), amount.clone(), n.clone()];
-    let bytes = Proto::Bytes(b"1.50"[..].to_vec().into());
-    let recast = [
-        a.clone(),
-        at.clone(),
-        card.clone(),
-        ("amount", bytes),
-        n.clone(),
-    ];
-    let double = [a, at, card, ("amount", Proto::F64(1.5)), n];
-    all.push(Versions {
-        name: "protobuf",
-        before: write(known, &whole),
-        added: write(
-            &format!("{known} map<int32, int32> new = 9;"),
-            &more.concat(),
-        ),
-        removed: write(known, &shorter),
-        keyless: write(known, &keyless),
-        recast: write(
-            &known.replace("optional string amount", "bytes amount"),
-            &recast,
-        ),
-        unreadable: write(
-            &known.replace("optional string amount", "double amount"),
-            &double,
-        ),
-        decoder: decoder(Format::Protobuf(
-            proto(folder, &text(known), "P").0,
-            Framing::None,
-        )),
-    });
-    all
-}
-
-#[test]
-fn a_producer_may_add_fields_and_what_it_removes_is_null() {
-    let (folder, registry) = (tempfile::tempdir().unwrap(), FakeRegistry::start());
-    for versions in versions(folder.path(), &registry) {
-        let Versions { name, decoder, .. } = &versions;
-        let row = |n| {
-            [format!(
-                "0 t/0/0 1970-01-01T00:00:01 payments a c 1.50 {n} -"
-            )]
-        };
-        let rows = |record: &[u8]| outcome(decode(decoder, &[record.to_vec()]));
-        assert_eq!(rows(&versions.before), (row("3").into(), vec![]), "{name}");
-        assert_eq!(rows(&versions.added), (row("3").into(), vec![]), "{name}");
-        assert_eq!(rows(&versions.removed), (row("-").into(), vec![]), "{name}");
-        let (_, refused) = rows(&versions.keyless);
-        let missing = "column card is missing".to_string();
-        assert_eq!(
-            refused,
-            [(0, RejectReason::MissingField, missing)],
-            "{name}"
-        );
-    }
-}
-
-#[test]
-fn a_changed_type_is_cast_or_refused_with_the_column_named() {
-    let (folder, registry) = (tempfile::tempdir().unwrap(), FakeRegistry::start());
-    for versions in versions(folder.path(), &registry) {
-        let Versions { name, decoder, .. } = &versions;
-        let (rows, refused) = outcome(decode(decoder, std::slice::from_ref(&versions.recast)));
-        let expected = "0 t/0/0 1970-01-01T00:00:01 payments a c 1.50 3 -";
-        assert_eq!(rows, [expected], "{name}: {refused:?}");
-        let (rows, refused) = outcome(decode(decoder, std::slice::from_ref(&versions.unreadable)));
-        assert!(rows.is_empty(), "{name}");
-        let (_, reason, detail) = &refused[0];
-        assert_eq!(*reason, RejectReason::WrongType, "{name}");
-        assert!(detail.starts_with("column amount: "), "{name}: {detail}");
-    }
 }
 
 #[test]

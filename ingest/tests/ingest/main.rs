@@ -1,6 +1,7 @@
 //! Sources as their users see them: files of every format, and topics of a broker in process.
 
 mod bad_rows;
+mod evolution;
 mod files;
 mod formats;
 mod identifiers;

@@ -8,12 +8,15 @@ use std::sync::Arc;
 
 use sanderling_schemas::NO_SLOT;
 
+use crate::StateError;
+use crate::key_page::{self, KeyPage, PAGE_KEYS, PAGES_TAKEN, Taken};
 use crate::numbers::Numbers;
-use crate::paged::prefetch_line;
 use crate::snapshot::{Page, Section, Snapshot};
-use crate::{Persist, StateError};
 
-const PAGE_KEYS: usize = 1024;
+/// Rows of a batch that are looked at together.
+const STEP: usize = 16;
+/// What is done for a row, one after the other; see [`KeyIndex::slots_of`].
+const STAGES: usize = 4;
 
 /// Hands the key of a row to a function; see [`KeyIndex::slots_of`].
 pub type KeyOf<'a> = &'a dyn Fn(usize, &mut dyn FnMut(Option<&[u8]>));
@@ -21,7 +24,7 @@ pub type KeyOf<'a> = &'a dyn Fn(usize, &mut dyn FnMut(Option<&[u8]>));
 /// Bytes of a key -> dense slot.
 #[derive(Debug, Clone, Default)]
 pub struct KeyIndex {
-    pages: Vec<Arc<KeyPage>>,
+    pages: Vec<KeyPage>,
     slots: Numbers,
     len: u32,
     /// Slots whose key was forgotten.
@@ -31,8 +34,17 @@ pub struct KeyIndex {
 /// The keys of one moment, shared with the index that goes on.
 #[derive(Debug, Clone, Default)]
 pub struct KnownKeys {
-    pages: Vec<Arc<KeyPage>>,
+    pages: Vec<KeyPage>,
     len: u32,
+}
+
+/// What is known of a row whose key is looked up.
+#[derive(Clone, Copy, Default)]
+struct Ahead {
+    /// Of its key, if it has one.
+    hash: Option<u32>,
+    /// The slot that its key most likely has.
+    likely: Option<u32>,
 }
 
 impl KnownKeys {
@@ -53,61 +65,6 @@ impl KnownKeys {
     }
 }
 
-#[derive(Debug, Clone, Default)]
-struct KeyPage {
-    bytes: Vec<u8>,
-    /// Where each key of the page ends in `bytes`.
-    ends: Vec<u32>,
-    /// A bit for each place of the page, set where the key was forgotten; nothing while none was.
-    gone: Vec<u64>,
-}
-
-impl KeyPage {
-    /// Where a key of the page stands in `bytes`.
-    fn span(&self, at: usize) -> (u32, u32) {
-        let from = if at == 0 { 0 } else { self.ends[at - 1] };
-        (from, self.ends[at])
-    }
-
-    fn key(&self, at: usize) -> &[u8] {
-        let (from, to) = self.span(at);
-        &self.bytes[from as usize..to as usize]
-    }
-
-    fn is_gone(&self, at: usize) -> bool {
-        (self.gone.get(at / 64)).is_some_and(|bits| bits >> (at % 64) & 1 == 1)
-    }
-
-    fn set_gone(&mut self, at: usize, gone: bool) {
-        self.gone.resize(PAGE_KEYS / 64, 0);
-        self.gone[at / 64] &= !(1 << (at % 64));
-        self.gone[at / 64] |= u64::from(gone) << (at % 64);
-    }
-
-    /// Puts a key in the place of what stands there.
-    fn replace(&mut self, at: usize, key: &[u8]) {
-        let (from, to) = self.span(at);
-        self.bytes
-            .splice(from as usize..to as usize, key.iter().copied());
-        for end in &mut self.ends[at..] {
-            *end = *end - (to - from) + key.len() as u32;
-        }
-        if self.bytes.capacity() > 4 * self.bytes.len().max(1024) {
-            self.bytes.shrink_to_fit();
-        }
-    }
-}
-
-impl Page for KeyPage {
-    fn write(&self, out: &mut Vec<u8>) {
-        self.ends.write(out);
-        self.bytes.write(out);
-        if !self.gone.is_empty() {
-            self.gone.write(out);
-        }
-    }
-}
-
 impl KeyIndex {
     /// Number of slots: of all keys that are known, or were once and gave theirs to no other yet.
     pub fn len(&self) -> usize {
@@ -121,28 +78,28 @@ impl KeyIndex {
 
     /// Heap bytes.
     pub fn bytes(&self) -> usize {
-        let page = |page: &Arc<KeyPage>| {
-            size_of::<KeyPage>() + page.bytes.capacity() + page.ends.capacity() * size_of::<u32>()
-        };
-        self.pages.iter().map(page).sum::<usize>() + self.slots.bytes()
+        let pages: usize = self.pages.iter().map(KeyPage::bytes).sum();
+        pages + self.pages.capacity() * size_of::<KeyPage>() + self.slots.bytes()
     }
 
     /// The slot of a key, which gets one if it is new.
     ///
     /// # Panics
-    /// At 2^32 - 2 keys, or 4 GiB of keys on one page of 1,024.
+    /// At 2^32 - 2 keys, or 256 MiB of keys on one page of 64.
     pub fn slot_of(&mut self, key: &[u8]) -> u32 {
+        self.slot_of_hashed(self.slots.hash_of(key), key)
+    }
+
+    fn slot_of_hashed(&mut self, hash: u32, key: &[u8]) -> u32 {
         let (pages, new) = (&self.pages, self.free.last().copied().unwrap_or(self.len));
-        let slot = *(self.slots).find_or_insert(key, new, |slot| key_at(pages, slot));
+        let key_of = |slot| key_at(pages, slot);
+        let slot = *(self.slots).find_or_insert_hashed(hash, key, new, key_of);
         if slot == new {
             assert!(slot < u32::MAX - 1, "more keys than slots");
             match self.free.pop() {
-                None => self.append(key),
+                None => self.append(Some(key)),
                 Some(_) => {
-                    let page = Arc::make_mut(&mut self.pages[slot as usize / PAGE_KEYS]);
-                    let at = slot as usize % PAGE_KEYS;
-                    page.set_gone(at, false);
-                    page.replace(at, key);
+                    self.pages[slot as usize / PAGE_KEYS].put(slot as usize % PAGE_KEYS, Some(key))
                 }
             }
         }
@@ -151,11 +108,10 @@ impl KeyIndex {
 
     /// Forgets the key of a slot that has one; the next new key gets the slot.
     pub fn forget(&mut self, slot: u32) {
-        let (page, at) = (slot as usize / PAGE_KEYS, slot as usize % PAGE_KEYS);
-        self.slots.remove(self.pages[page].key(at), slot);
-        let page = Arc::make_mut(&mut self.pages[page]);
-        page.replace(at, &[]);
-        page.set_gone(at, true);
+        let page = &mut self.pages[slot as usize / PAGE_KEYS];
+        let at = slot as usize % PAGE_KEYS;
+        self.slots.remove(page.key(at), slot);
+        page.put(at, None);
         self.free.push(slot);
     }
 
@@ -172,60 +128,64 @@ impl KeyIndex {
     /// The slots of the keys of `rows` rows, which get one if they are new; [`NO_SLOT`] for none. `key_of`
     /// hands the key of a row, if it has one, to the function it is given, as often as it is asked.
     ///
-    /// Of a few rows at a time, everything is looked at in the same step, so that the memory of one is
-    /// waited for while that of the others is on its way.
+    /// A look at a key needs three pieces of memory, each of which tells where the next one is. So rows go
+    /// through in steps of a few, and while one step asks for its first piece, those before it have got theirs
+    /// and ask for the second, for the third, or are done.
     pub fn slots_of(&mut self, rows: usize, key_of: KeyOf<'_>) -> Vec<u32> {
-        const STEP: usize = 16;
         let mut slots = vec![NO_SLOT; rows];
-        for (step, slots) in slots.chunks_mut(STEP).enumerate() {
-            let from = step * STEP;
-            let mut hashes = [None; STEP];
-            for (at, hash) in hashes.iter_mut().enumerate().take(slots.len()) {
-                key_of(from + at, &mut |key| {
-                    *hash = key.map(|key| self.slots.hash_of(key));
-                });
+        let steps = rows.div_ceil(STEP);
+        let mut ahead = [[Ahead::default(); STEP]; STAGES];
+        for newest in 0..steps + STAGES - 1 {
+            let step_at = |stage| newest.checked_sub(stage).filter(|step| *step < steps);
+            let rows_of = |step| step * STEP..rows.min((step + 1) * STEP);
+            if let Some(step) = step_at(0) {
+                ahead[step % STAGES] = Default::default();
+                for (ahead, row) in ahead[step % STAGES].iter_mut().zip(rows_of(step)) {
+                    key_of(row, &mut |key| {
+                        ahead.hash = key.map(|key| self.slots.hash_of(key));
+                    });
+                    if let Some(hash) = ahead.hash {
+                        self.slots.prefetch(hash);
+                    }
+                }
             }
-            let mut likely = [None; STEP];
-            for (likely, hash) in likely.iter_mut().zip(hashes) {
-                let known = hash.and_then(|hash| self.slots.likely(hash));
-                *likely = known.map(|slot| (slot, 0, 0));
+            if let Some(step) = step_at(1) {
+                for ahead in &mut ahead[step % STAGES] {
+                    ahead.likely = ahead.hash.and_then(|hash| self.slots.likely(hash));
+                    if let Some(slot) = ahead.likely {
+                        self.pages[slot as usize / PAGE_KEYS]
+                            .prefetch_span(slot as usize % PAGE_KEYS);
+                    }
+                }
             }
-            for (slot, from, to) in likely.iter_mut().flatten() {
-                let page = &self.pages[*slot as usize / PAGE_KEYS];
-                (*from, *to) = page.span(*slot as usize % PAGE_KEYS);
-                prefetch_line(page.bytes[*from as usize..].as_ptr());
+            if let Some(step) = step_at(2) {
+                for slot in ahead[step % STAGES].iter().filter_map(|ahead| ahead.likely) {
+                    self.pages[slot as usize / PAGE_KEYS].prefetch_key(slot as usize % PAGE_KEYS);
+                }
             }
-            for (at, slot) in slots.iter_mut().enumerate() {
-                key_of(from + at, &mut |key| {
-                    let Some(key) = key else { return };
-                    *slot = match likely[at] {
-                        Some((likely, from, to))
-                            if self.pages[likely as usize / PAGE_KEYS].bytes
-                                [from as usize..to as usize]
-                                == *key =>
-                        {
-                            likely
-                        }
-                        _ => self.slot_of(key),
-                    };
-                });
+            if let Some(step) = step_at(3) {
+                for (ahead, row) in ahead[step % STAGES].iter().zip(rows_of(step)) {
+                    let Some(hash) = ahead.hash else { continue };
+                    key_of(row, &mut |key| {
+                        let Some(key) = key else { return };
+                        slots[row] = match ahead.likely {
+                            Some(likely) if self.has(likely, key) => likely,
+                            _ => self.slot_of_hashed(hash, key),
+                        };
+                    });
+                }
             }
         }
         slots
     }
 
-    fn append(&mut self, key: &[u8]) {
-        if (self.len as usize).is_multiple_of(PAGE_KEYS) {
-            self.pages.push(Arc::default());
+    fn append(&mut self, key: Option<&[u8]>) {
+        let at = self.len as usize % PAGE_KEYS;
+        if at == 0 {
+            self.pages.push(KeyPage::default());
         }
-        let page = Arc::make_mut(
-            self.pages
-                .last_mut()
-                .expect("a page was just made for this key"),
-        );
-        page.bytes.extend_from_slice(key);
-        page.ends
-            .push(u32::try_from(page.bytes.len()).expect("a page of keys is under 4 GiB"));
+        let page = (self.pages.last_mut()).expect("a page was just made for this key");
+        page.put(at, key);
         self.len += 1;
     }
 
@@ -239,6 +199,11 @@ impl KeyIndex {
         key_at(&self.pages, slot)
     }
 
+    /// Whether this is the key of a slot below [`KeyIndex::len`].
+    fn has(&self, slot: u32, key: &[u8]) -> bool {
+        self.pages[slot as usize / PAGE_KEYS].has(slot as usize % PAGE_KEYS, key)
+    }
+
     /// The keys as they are now, by reference.
     pub fn known(&self) -> KnownKeys {
         KnownKeys {
@@ -249,13 +214,13 @@ impl KeyIndex {
 
     /// Adds the keys to a snapshot, by reference.
     pub fn snapshot(&self, name: &str, snapshot: &mut Snapshot) {
-        snapshot.add(
-            name,
-            self.pages
-                .iter()
-                .map(|page| page.clone() as Arc<dyn Page>)
-                .collect(),
-        );
+        let mut left = self.len();
+        let pages = self.pages.chunks(PAGES_TAKEN).map(|pages| {
+            let len = left.min(PAGES_TAKEN * PAGE_KEYS);
+            left -= len;
+            Arc::new(Taken::of(pages, len)) as Arc<dyn Page>
+        });
+        snapshot.add(name, pages.collect());
     }
 
     /// Reads the keys of a section back, each to the slot it had.
@@ -264,115 +229,28 @@ impl KeyIndex {
     /// [`StateError::Damaged`] when a page cannot be read or a key stands twice.
     pub fn restore(section: &Section) -> Result<Self, StateError> {
         let mut index = KeyIndex::default();
-        for mut bytes in section.pages() {
-            let ends = Vec::<u32>::read(&mut bytes)?;
-            let keys = Vec::<u8>::read(&mut bytes)?;
-            let gone = match bytes {
-                [] => Vec::new(),
-                _ => Vec::<u64>::read(&mut bytes)?,
-            };
-            let page = KeyPage {
-                gone: gone.clone(),
-                ..KeyPage::default()
-            };
-            let mut from = 0;
-            for (at, end) in ends.into_iter().enumerate() {
-                let Some(key) = keys.get(from..end as usize) else {
-                    return Err(StateError::Damaged("a key ends outside its page".into()));
-                };
-                let (pages, next) = (&index.pages, index.len);
-                if page.is_gone(at) {
-                    index.free.push(next);
-                } else if *(index.slots).find_or_insert(key, next, |slot| key_at(pages, slot))
-                    != next
-                {
-                    return Err(StateError::Damaged("a key stands twice".into()));
-                }
-                index.append(key);
-                from = end as usize;
+        for bytes in section.pages() {
+            key_page::read(bytes, |key| index.append(key))?;
+        }
+        let pages = &index.pages;
+        for slot in 0..index.len {
+            let (page, at) = (slot as usize / PAGE_KEYS, slot as usize % PAGE_KEYS);
+            if pages[page].is_gone(at) {
+                index.free.push(slot);
+                continue;
             }
-            if let Some(page) = index.pages.last_mut() {
-                Arc::make_mut(page).gone = gone;
+            let key_of = |slot| key_at(pages, slot);
+            if *(index.slots).find_or_insert(pages[page].key(at), slot, key_of) != slot {
+                return Err(StateError::Damaged("a key stands twice".into()));
             }
         }
         Ok(index)
     }
 }
 
-fn key_at(pages: &[Arc<KeyPage>], slot: u32) -> &[u8] {
+fn key_at(pages: &[KeyPage], slot: u32) -> &[u8] {
     pages[slot as usize / PAGE_KEYS].key(slot as usize % PAGE_KEYS)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Restored;
-
-    #[test]
-    fn slots_are_dense_and_survive_a_snapshot() {
-        let mut index = KeyIndex::default();
-        for n in 0..5000u32 {
-            assert_eq!(index.slot_of(format!("key {n}").as_bytes()), n);
-        }
-        assert_eq!(index.slot_of(b"key 17"), 17);
-        assert_eq!(index.slot_of(b""), 5000);
-        let known: Vec<String> = (0..100).rev().map(|n| format!("key {n}")).collect();
-        let slots = index.slots_of(103, &|row, take| match row {
-            100 | 102 => take(Some(b"new in a batch")),
-            101 => take(None),
-            row => take(Some(known[row].as_bytes())),
-        });
-        assert_eq!(slots[..3], [99, 98, 97]);
-        assert_eq!(slots[100..], [5001, NO_SLOT, 5001]);
-
-        let mut snapshot = Snapshot::default();
-        index.snapshot("keys", &mut snapshot);
-        index.slot_of(b"after the snapshot");
-        let mut file = Vec::new();
-        snapshot.write_arrow(&mut file).unwrap();
-        let restored = Restored::read_arrow(file.as_slice()).unwrap();
-        let back = KeyIndex::restore(restored.section("keys").unwrap()).unwrap();
-        assert_eq!(back.len(), 5002);
-        assert_eq!(back.find(b"key 4999"), Some(4999));
-        assert_eq!(back.find(b""), Some(5000));
-        assert_eq!(back.find(b"after the snapshot"), None);
-        assert_eq!(back.key(17), b"key 17");
-    }
-
-    #[test]
-    fn a_forgotten_key_gives_its_slot_to_the_next_new_one() {
-        // So long that the hash tables, whose room depends on the processor's hash, weigh little.
-        let old = |n: u32| format!("key {n:060}");
-        let mut index = KeyIndex::default();
-        for n in 0..3000 {
-            index.slot_of(old(n).as_bytes());
-        }
-        let before = index.bytes();
-        for slot in (0..3000u32).filter(|slot| !slot.is_multiple_of(10)) {
-            index.forget(slot);
-        }
-        assert_eq!((index.known_len(), index.len()), (300, 3000));
-        assert!(index.bytes() < before / 2, "{} of {before}", index.bytes());
-        assert_eq!(index.find(old(7).as_bytes()), None);
-        assert_eq!(index.find(old(2990).as_bytes()), Some(2990));
-        assert_eq!(index.slot_of(b"a longer key than those before"), 2999);
-        assert_eq!(index.known().key(2998), None);
-
-        let mut snapshot = Snapshot::default();
-        index.snapshot("keys", &mut snapshot);
-        index.forget(2990);
-        let mut file = Vec::new();
-        snapshot.write_arrow(&mut file).unwrap();
-        let restored = Restored::read_arrow(file.as_slice()).unwrap();
-        let mut back = KeyIndex::restore(restored.section("keys").unwrap()).unwrap();
-        assert_eq!((back.known_len(), back.len()), (301, 3000));
-        assert_eq!(back.find(old(2990).as_bytes()), Some(2990));
-        assert_eq!(back.find(b"a longer key than those before"), Some(2999));
-        for n in 0..2699 {
-            let slot = back.slot_of(format!("new {n}").as_bytes());
-            assert!(slot < 2999 && !slot.is_multiple_of(10), "{slot}");
-        }
-        assert_eq!(back.slot_of(b"one more"), 3000);
-        assert!((0..300).all(|n| back.key(n * 10) == old(n * 10).as_bytes()));
-    }
-}
+mod tests;

@@ -8,6 +8,7 @@
 mod bytes;
 mod error;
 mod key_index;
+mod key_page;
 mod numbers;
 mod paged;
 mod referents;

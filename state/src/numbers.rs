@@ -5,9 +5,11 @@
 //!
 //! The tables are not hashbrown's, because a table that cannot be asked for its line ahead is waited for, once
 //! for each key: hashbrown's bytes of control and then an entry elsewhere. Here an entry is found where its hash
-//! says or right behind.
+//! says or right behind, most often in the one line that [`Numbers::prefetch`] has asked for.
 
 use ahash::RandomState;
+
+use crate::paged::prefetch_line;
 
 /// Bits of a hash by which a number's table is chosen.
 const TABLE_BITS: u32 = 8;
@@ -150,6 +152,13 @@ impl Numbers {
         (self.hasher.hash_one(bytes) as u32).max(1)
     }
 
+    /// Asks for the memory in which the numbers of a hash begin.
+    #[inline]
+    pub(crate) fn prefetch(&self, hash: u32) {
+        let table = &self.tables[table_of(hash)];
+        prefetch_line(table.entries.as_ptr().wrapping_add(table.home(hash)).cast());
+    }
+
     /// A number whose bytes have this hash; most often the one that is meant.
     #[inline]
     pub(crate) fn likely(&self, hash: u32) -> Option<u32> {
@@ -175,7 +184,18 @@ impl Numbers {
         new: u32,
         bytes_of: impl Fn(u32) -> &'a [u8],
     ) -> &mut u32 {
-        let hash = self.hash_of(bytes);
+        self.find_or_insert_hashed(self.hash_of(bytes), bytes, new, bytes_of)
+    }
+
+    /// The same where [`Numbers::hash_of`] the bytes is known.
+    #[inline]
+    pub(crate) fn find_or_insert_hashed<'a>(
+        &mut self,
+        hash: u32,
+        bytes: &[u8],
+        new: u32,
+        bytes_of: impl Fn(u32) -> &'a [u8],
+    ) -> &mut u32 {
         let table = &mut self.tables[table_of(hash)];
         let at = match table.find(hash, |number| bytes_of(number) == bytes) {
             Ok(at) => at,

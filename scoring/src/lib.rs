@@ -28,6 +28,7 @@ pub mod metrics;
 mod network;
 mod options;
 mod recording;
+mod reliability;
 mod scorer;
 mod served;
 mod train;
@@ -45,6 +46,7 @@ pub use options::{
     ModelOptions, Precision, ScoringDevice, ScoringOptions, TrainingDevice, TrainingOptions,
 };
 pub use recording::{RecordedLabel, Recording};
+pub use reliability::{Reliability, ReliabilityBin};
 pub use scorer::{MemorySummary, MemoryView, Scored, Scorer};
 pub use served::ServedModel;
 pub use train::{TrainingCheckpoints, TrainingPlan, TrainingProgress, train, update};

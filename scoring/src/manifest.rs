@@ -4,6 +4,7 @@ use sanderling_schemas::{HeldOut, Output};
 use serde::{Deserialize, Serialize};
 
 use crate::options::ModelOptions;
+use crate::reliability::Reliability;
 
 /// `manifest.json` of a model folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,7 +29,7 @@ pub struct Manifest {
     pub baseline: Vec<Option<f32>>,
     /// What it was trained on.
     pub training: TrainingRange,
-    /// Figures on the training rows.
+    /// Figures on its labelled rows.
     pub metrics: TrainingMetrics,
     /// What each score meant on rows that it had not learnt from; absent where none were held out,
     /// and where the score is no log-odds.
@@ -113,7 +114,7 @@ pub struct TrainingRange {
     pub weights: usize,
 }
 
-/// Figures on the training rows, as served.
+/// Figures as served: on the rows held out of training, or where none were, on those that it learnt from.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrainingMetrics {
     /// Mean loss of the last epoch.
@@ -124,6 +125,10 @@ pub struct TrainingMetrics {
     pub average_precision: Option<f64>,
     /// Rows that the calibration was fitted on.
     pub calibration_rows: usize,
+    /// How reliable the full model's probabilities are, where rows were held out and labels are classes;
+    /// absent in older manifests. Two numbers, slope and intercept, were fitted on the same rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reliability: Option<Reliability>,
 }
 
 /// A successor held against the model that it went on from, on rows later than those it learnt from.

@@ -70,6 +70,21 @@ impl Trained {
                 .cure("keep the champion; try again with more days, or train from nothing"),
         )
     }
+
+    /// How good its ranks and how reliable its probabilities are, where rows were held out.
+    fn write_held_out(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let metrics = &self.metrics;
+        let (Some(reliability), Some(auc), Some(average_precision)) =
+            (&metrics.reliability, metrics.auc, metrics.average_precision)
+        else {
+            return Ok(());
+        };
+        write!(
+            f,
+            "\non {} rows held out: AUC {auc:.4}, average precision {average_precision:.4}, {reliability}",
+            metrics.calibration_rows
+        )
+    }
 }
 
 impl fmt::Display for Trained {
@@ -85,6 +100,7 @@ impl fmt::Display for Trained {
             self.seconds,
             self.device
         )?;
+        self.write_held_out(f)?;
         if let Some(settled) = &self.thresholds {
             write!(f, "\n{settled}")?;
         }

@@ -246,6 +246,15 @@ fn a_successor_goes_on_from_the_champion_and_the_better_one_decides() {
         trial["successor"].as_f64() > trial["champion"].as_f64(),
         "{told}"
     );
+    let reliability = &told["metrics"]["reliability"];
+    let error = &reliability["expected_calibration_error"];
+    assert!(error.is_f64() && reliability["brier"].is_f64(), "{told}");
+    assert!(
+        reliability["bins"]
+            .as_array()
+            .is_some_and(|bins| !bins.is_empty()),
+        "{told}"
+    );
     answer(&["model", "promote", pipeline, text(&second)]);
     assert_eq!(list("champion"), [hash_of(&second)]);
     let verified = answer(&["model", "verify", pipeline]);

@@ -15,6 +15,7 @@ use crate::manifest::{
 };
 use crate::metrics::{auc, average_precision};
 use crate::recording::Recording;
+use crate::reliability::Reliability;
 use crate::scorer::Scorer;
 use crate::served::ServedModel;
 use crate::weights::{Weights, sha256};
@@ -127,6 +128,7 @@ impl Draft<'_> {
                 let full = platt(&raw[0], &positive);
                 if rows.rows.len() < self.gradient.rows.len() {
                     let scores: Vec<f64> = raw[0].iter().map(|&x| full.apply(x)).collect();
+                    metrics.reliability = Some(Reliability::new(&scores, &positive));
                     held_out = Some(HeldOut::new(&scores, &positive, self.events_per_day()));
                 }
                 RungCalibrations {

@@ -140,9 +140,21 @@ fn the_manifest_tells_what_each_score_meant_on_held_out_rows() {
         share(first) > share(last),
         "the highest scores hold more fraud than all"
     );
+    let reliability = manifest.metrics.reliability.as_ref().unwrap();
+    let events = reliability.bins.iter().map(|bin| bin.events);
+    assert_eq!(events.sum::<usize>(), held_out.rows);
+    let positives = reliability
+        .bins
+        .iter()
+        .map(|bin| bin.positive * bin.events as f64);
+    assert!((positives.sum::<f64>() - held_out.positives as f64).abs() < 1e-6);
+    let base = held_out.positives as f64 / held_out.rows as f64;
+    assert!(reliability.brier < base * (1.0 - base), "{reliability}");
     let mut none = small(1);
     none.training.hold_out = Some(0.0);
-    assert_eq!(model(&recording, &none, 0.8).manifest().held_out, None);
+    let none = model(&recording, &none, 0.8);
+    assert_eq!(none.manifest().held_out, None);
+    assert_eq!(none.manifest().metrics.reliability, None);
 }
 
 #[test]

@@ -182,6 +182,35 @@ pub(crate) fn telemetry(rows: usize, seed: u64) -> Stream {
 }
 
 impl Stream {
+    /// The same stream with so many endpoints beside the card: the first of them, or those and further ones at which
+    /// one card in four never pays.
+    pub(crate) fn with_endpoints(mut self, endpoints: usize) -> Self {
+        for (_, row) in &mut self.rows {
+            let Row::Event { slots, .. } = row else {
+                continue;
+            };
+            let (card, terminal) = (slots[0], slots[1]);
+            slots.truncate(1 + endpoints);
+            while slots.len() <= endpoints {
+                slots.push(match card % 4 {
+                    0 => NO_SLOT,
+                    _ => (card + terminal) % 5,
+                });
+            }
+        }
+        let entities = &mut self.relation.entities;
+        entities.truncate(1 + endpoints);
+        while entities.len() <= endpoints {
+            let name = format!("endpoint_{}", entities.len());
+            let key = format!("{name}_id");
+            entities.push(Entity { name, key });
+        }
+        for field in &mut self.schema.fields {
+            field.entity = field.entity.filter(|&entity| entity <= endpoints);
+        }
+        self
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.rows.len()
     }

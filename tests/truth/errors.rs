@@ -315,11 +315,16 @@ fn validate_shows_every_fault() {
 
 #[test]
 fn sound_pipelines_are_valid() {
-    for pipeline in [
-        "pipelines/card-fraud",
-        "pipelines/fraud-handbook",
-        "tests/scenarios/telemetry",
-    ] {
+    let folders = std::fs::read_dir(root().join("pipelines")).expect("a folder of pipelines");
+    let mut pipelines: Vec<String> = folders
+        .map(|folder| {
+            let name = folder.expect("a pipeline").file_name();
+            format!("pipelines/{}", name.to_str().expect("a plain name"))
+        })
+        .collect();
+    assert!(pipelines.len() >= 3, "{pipelines:?}");
+    pipelines.push("tests/scenarios/telemetry".into());
+    for pipeline in &pipelines {
         let done = run(&["validate", pipeline]);
         assert_eq!(done.status, 0, "{pipeline}: {}", done.stderr);
         let valid: Value = serde_json::from_str(done.stdout.trim()).expect("one line of JSON");

@@ -64,6 +64,54 @@ fn batches_threads_and_rungs_change_nothing() {
 }
 
 #[test]
+fn events_have_as_many_endpoints_as_the_pipeline_names() {
+    for endpoints in [0, 1, 3] {
+        let stream = payments(1200, 8).with_endpoints(endpoints);
+        let model = Arc::new(model(&stream.recording(), &small(2), 0.7));
+        let names: Vec<&str> = model.groups().iter().map(|g| g.name.as_str()).collect();
+        let known = ["event", "card", "terminal", "device", "endpoint_3"];
+        assert_eq!(names, known[..endpoints + 2]);
+        let all = (0, stream.len());
+        let mut whole = scorer(&stream, &model, 1);
+        let expected = fold(&mut whole, &stream, all, || (stream.len(), Rung::Full));
+        for (size, threads) in [(1, 1), (37, 1), (stream.len(), 2)] {
+            let mut parts = scorer(&stream, &model, threads);
+            let found = fold(&mut parts, &stream, all, || (size, Rung::Full));
+            assert!(
+                found == expected,
+                "{endpoints} endpoints in batches of {size}"
+            );
+            assert!(state(&parts) == state(&whole), "{endpoints} endpoints");
+        }
+        // Every endpoint is remembered, and has a say in the score.
+        let size = model.context_size();
+        let last = expected.1.len() / size - 1;
+        let context: Vec<f32> = expected.1[last * size..]
+            .iter()
+            .map(|&x| f32::from_bits(x))
+            .collect();
+        let features = vec![1.0; model.columns()];
+        let score = |context: Vec<f32>| {
+            let (rows, features) = (1, features.clone());
+            let inputs = ModelInputs {
+                rows,
+                features,
+                context,
+            };
+            model.forward(&inputs, Rung::Full).unwrap()[0]
+        };
+        for group in &model.groups()[1..] {
+            let mut without = context.clone();
+            for range in &group.context {
+                without[range.clone()].fill(0.0);
+            }
+            assert_ne!(without, context, "{} was never seen", group.name);
+            assert_ne!(score(without), score(context.clone()), "{}", group.name);
+        }
+    }
+}
+
+#[test]
 fn members_are_averaged_and_remember_for_themselves() {
     let stream = payments(700, 5);
     let recording = stream.recording();

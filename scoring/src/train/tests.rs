@@ -200,9 +200,26 @@ fn values_are_learnt_in_their_own_units() {
 
 #[test]
 fn training_that_diverges_stops() {
-    let recording = payments(500, 25).recording();
+    let stream = payments(500, 25);
+    let source = stream.recording();
+    // All rows are in every step, and one of them stands out by its noise.
+    let (odd, value) = (123, -1e30);
+    let mut recording = Recording::new(&stream.schema, &stream.relation);
+    for event in 0..source.len() {
+        let slots: Vec<u32> = (0..3).map(|entity| source.slots(entity)[event]).collect();
+        let mut features = source.features(event).to_vec();
+        if event == odd {
+            features[1] = value;
+        }
+        let time_us = event as i64 * MINUTE_US;
+        recording.push_event(&features, &slots, time_us);
+        let label = if features[0] > 100.0 { 1.0 } else { 0.0 };
+        recording.push_label(event, label, time_us + 1);
+    }
     let mut options = small(3);
     options.training.rate = 1e30;
+    options.training.batch = Some(source.len());
+    options.training.hold_out = Some(0.0);
     let plan = TrainingPlan {
         from_us: 0,
         to_us: i64::MAX,
@@ -213,8 +230,10 @@ fn training_that_diverges_stops() {
     let Err(ScoringError::NotFinite { what, .. }) = stopped else {
         panic!("{:?}", stopped.err());
     };
-    assert!(what.contains("event "), "{what}");
     assert!(what.contains("tensor "), "{what}");
+    let sequence = recording.sequences()[odd];
+    assert!(what.contains(&format!("event {sequence} ")), "{what}");
+    assert!(what.contains(&format!("its noise being {value}")), "{what}");
 }
 
 /// Trains with `keep` and copies what is kept after every epoch; then goes on from each copy and wants

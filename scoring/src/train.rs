@@ -155,10 +155,11 @@ impl GradientRows {
 
 /// [`train`], and what was folded for it.
 ///
-/// A trial network learns from all but the last rows of the plan. On those it never saw, its epochs
-/// are counted (how many are enough) and the calibration is fitted. Then the model's networks learn
-/// from all rows for as many epochs. With rows in plenty the trial is left out: the networks
-/// themselves never see the last rows.
+/// Trial networks, as many as the model will have, learn from all but the last rows of the plan. On those
+/// they never saw, the epochs of each are counted (how many are enough) and the calibration of their mean is
+/// fitted: a mean of several lies closer together than one of them, so one alone would not do. Then the
+/// model's networks learn from all rows, each for as many epochs as its trial. With rows in plenty the trial
+/// is left out: the networks themselves never see the last rows.
 pub(crate) fn train_and_fold(
     recording: &Recording,
     options: &ModelOptions,
@@ -219,23 +220,14 @@ pub(crate) fn train_and_fold(
     };
     let (mut weights, calibrated, scorer, folded) = match &held {
         Some((early, late)) if !long => {
-            let trial = task.network(("trial", 0), early, Some(late), None, &mut progress)?;
-            let of_one = vec![trial.weights];
-            let one = ModelOptions {
-                members: 1,
-                ..options.clone()
-            };
-            let one = Architecture::new(&one, recording.schema(), recording.entities())?;
-            let of_trial = Draft {
-                shape: &one,
-                ..draft
-            };
-            let mut scorer = of_trial.scorer(&mut task.weights(of_one))?;
+            let trials = task.networks("trial", early, Some(late), None, &mut progress)?;
+            let enough: Vec<usize> = trials.iter().map(|trial| trial.epochs).collect();
+            let mut scorer = draft.scorer(&mut task.weights(&trials))?;
             let (raw, _) = outputs(recording, &mut scorer, late, &RUNGS)?;
-            let calibrated = of_trial.calibrate(&raw, late, trial.loss);
-            let (networks, _) =
-                task.networks(&gradient, None, Some(trial.epochs), &mut progress)?;
-            let mut weights = task.weights(networks);
+            let calibrated = draft.calibrate(&raw, late, trials[0].loss);
+            let networks =
+                task.networks("network", &gradient, None, Some(&enough), &mut progress)?;
+            let mut weights = task.weights(&networks);
             let scorer = draft.scorer(&mut weights)?;
             (weights, calibrated, scorer, 0)
         }
@@ -244,12 +236,12 @@ pub(crate) fn train_and_fold(
                 Some((early, late)) => (early, Some(late)),
                 None => (&gradient, None),
             };
-            let (networks, loss) = task.networks(early, late, None, &mut progress)?;
-            let mut weights = task.weights(networks);
+            let networks = task.networks("network", early, late, None, &mut progress)?;
+            let mut weights = task.weights(&networks);
             let mut scorer = draft.scorer(&mut weights)?;
             let seen = late.unwrap_or(&gradient);
             let (raw, folded) = outputs(recording, &mut scorer, seen, &RUNGS)?;
-            let calibrated = draft.calibrate(&raw, seen, loss);
+            let calibrated = draft.calibrate(&raw, seen, networks[0].loss);
             (weights, calibrated, scorer, folded)
         }
     };
@@ -335,38 +327,40 @@ impl Task<'_> {
         })
     }
 
-    /// Trains all networks side by side. Gives the first one's loss too.
+    /// Trains all networks side by side, and keeps by `name` and number how far each is; for `epochs` of
+    /// each, if given. `progress` hears of the first.
     fn networks(
         &self,
+        name: &str,
         rows: &GradientRows,
         held: Option<&GradientRows>,
-        epochs: Option<usize>,
+        epochs: Option<&[usize]>,
         progress: &mut dyn FnMut(f64),
-    ) -> Result<(Vec<Weights>, f64), ScoringError> {
-        let members = self.shape.options.members as u64;
-        let network = |member: u64, progress: &mut dyn FnMut(f64)| {
-            let name = format!("network.{member}");
-            self.network((&name, member), rows, held, epochs, progress)
+    ) -> Result<Vec<Network>, ScoringError> {
+        let members = self.shape.options.members;
+        let network = |member: usize, progress: &mut dyn FnMut(f64)| {
+            let name = format!("{name}.{member}");
+            let epochs = epochs.map(|epochs| epochs[member]);
+            self.network((&name, member as u64), rows, held, epochs, progress)
         };
         std::thread::scope(|scope| {
             let network = &network;
             let others: Vec<_> = (1..members)
                 .map(|member| scope.spawn(move || network(member, &mut |_| {})))
                 .collect();
-            let first = network(0, progress)?;
-            let mut networks = vec![first.weights];
+            let mut networks = vec![network(0, progress)?];
             for other in others {
-                networks.push(other.join().expect("training does not panic")?.weights);
+                networks.push(other.join().expect("training does not panic")?);
             }
-            Ok((networks, first.loss))
+            Ok(networks)
         })
     }
 
     /// All tensors of a model but its calibration.
-    fn weights(&self, networks: Vec<Weights>) -> Weights {
+    fn weights(&self, networks: &[Network]) -> Weights {
         let mut weights = Weights::default();
         for (member, network) in networks.iter().enumerate() {
-            weights.insert_member(member, network);
+            weights.insert_member(member, &network.weights);
         }
         self.front.store(&mut weights);
         weights.insert("label", &[2], self.label.to_vec());

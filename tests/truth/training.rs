@@ -16,8 +16,8 @@ fn a_training_that_was_killed_comes_to_the_same_model() {
     let root = scratch();
     let out = root.path().join("model");
     let mut args = scenario.training(&input, &out);
-    // Once in the trial of some of the rows, once in the network of all.
-    for kept in ["trial.checkpoint", "network.0.checkpoint"] {
+    // Once in the trial with some of the rows, once in the network of all.
+    for kept in ["trial.0.checkpoint", "network.0.checkpoint"] {
         let mut child = start(command(&args));
         while !out.join("training").join(kept).exists() {
             assert_eq!(child.try_wait().expect("a child"), None, "it kept nothing");
@@ -29,7 +29,7 @@ fn a_training_that_was_killed_comes_to_the_same_model() {
             !out.join("manifest.json").exists(),
             "it was killed too late"
         );
-        if kept == "trial.checkpoint" {
+        if kept == "trial.0.checkpoint" {
             args.push("--resume".into());
         }
     }

@@ -158,6 +158,30 @@ fn the_manifest_tells_what_each_score_meant_on_held_out_rows() {
 }
 
 #[test]
+fn the_calibration_of_several_networks_is_of_their_mean() {
+    let recording = payments(3000, 29).recording();
+    let of = |members| {
+        let options = ModelOptions {
+            members,
+            ..small(3)
+        };
+        model(&recording, &options, 0.8)
+    };
+    let (one, three) = (of(1), of(3));
+    let slope = |model: &ServedModel| model.manifest().calibration.full.slope;
+    // A mean has less spread than one of its parts, and so needs more slope.
+    assert!(
+        slope(&three) > slope(&one),
+        "{} {}",
+        slope(&three),
+        slope(&one)
+    );
+    let held_out = |model: &ServedModel| model.manifest().held_out.clone().unwrap();
+    assert_eq!(held_out(&three).rows, held_out(&one).rows);
+    assert_ne!(held_out(&three).points, held_out(&one).points);
+}
+
+#[test]
 fn values_are_learnt_in_their_own_units() {
     // The value to foretell is the amount's, shifted.
     let stream = payments(1500, 24);

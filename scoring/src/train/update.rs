@@ -92,11 +92,11 @@ pub fn update(
             .map(|kept| (kept, key(recording, &options, plan, Some(&champion)))),
     };
     let (mut epochs, of) = (0, task.epochs());
-    let (networks, loss) = task.networks(&early, None, None, &mut |loss| {
+    let networks = task.networks("network", &early, None, None, &mut |loss| {
         epochs += 1;
         progress(TrainingProgress { epochs, of, loss });
     })?;
-    let mut weights = task.weights(networks);
+    let mut weights = task.weights(&networks);
     let draft = Draft {
         recording,
         shape: &shape,
@@ -106,7 +106,7 @@ pub fn update(
     };
     let mut after = draft.scorer(&mut weights)?;
     let (raw, _) = outputs(recording, &mut after, &late, &RUNGS)?;
-    let calibrated = draft.calibrate(&raw, &late, loss);
+    let calibrated = draft.calibrate(&raw, &late, networks[0].loss);
     let (raw_before, _) = outputs(recording, &mut before, &late, &[Rung::Full])?;
     let times = recording.times_us();
     let (first, last) = (late.rows[0], late.rows[late.rows.len() - 1]);

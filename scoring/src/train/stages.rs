@@ -1,4 +1,10 @@
 //! The two stages of training.
+//!
+//! *Early stopping* here picks weights, and saves no time. A trial runs all its epochs, keeps the averaged weights
+//! after each, and then takes those of the epoch that `enough` names; a network of all rows is trained for as many.
+//! No rule that stops sooner takes the same epoch for sure: the rate falls by a cosine over all epochs, and what
+//! is lost while it is high is won back when it is low. On a stream of `fixtures::payments` two epochs in a row
+//! lay above the best so far by 4.3 and 3.4 standard errors, and three epochs later the loss was lower than ever.
 
 use candle_core::Tensor;
 use rand::Rng;

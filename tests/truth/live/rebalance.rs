@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use arrow::array::AsArray;
-use arrow::datatypes::Int64Type;
+use arrow::array::{Array, AsArray, Float64Array};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Float64Type, Int64Type};
 use serde_json::{Value, json};
 
 use super::agreement::{each_once, order_is_whole};
@@ -87,22 +88,40 @@ fn partitions_move_with_their_state() {
         .expect("event times")
         .clone();
     let times = times.as_primitive::<Int64Type>().values().clone();
-    let values: BTreeMap<(String, i64), f64> =
-        (replayed.texts("key").into_iter().zip(times.iter()))
-            .zip(replayed.doubles("value"))
-            .map(|((key, time), value)| ((key, *time), value))
-            .collect();
+    let keys = replayed.texts("key").into_iter().zip(times.iter().copied());
+    let places: BTreeMap<(String, i64), usize> = keys.zip(0..).collect();
+    let values = replayed.doubles("value");
+    let features: BTreeMap<String, Float64Array> = (decisions[0].json()["features"].as_object())
+        .expect("features")
+        .keys()
+        .map(|name| {
+            let column = replayed.decisions.column_by_name(&format!("f_{name}"));
+            let column = cast(column.expect("the feature"), &DataType::Float64).expect("numbers");
+            (name.clone(), column.as_primitive::<Float64Type>().clone())
+        })
+        .collect();
+    assert!(features.len() > 1);
     for record in &decisions {
         let decision = record.json();
         let key = decision["key"].as_str().expect("a key").to_string();
         let time = decision["event_time_us"].as_i64().expect("a time");
+        let place = places[&(key, time)];
         let value = decision["value"].as_f64().expect("a forecast's value");
-        let replayed = values[&(key, time)];
         assert_eq!(
             value.to_bits(),
-            replayed.to_bits(),
-            "{value} live, {replayed} replayed: {decision}"
+            values[place].to_bits(),
+            "{value} live, {} replayed: {decision}",
+            values[place]
         );
+        for (name, column) in &features {
+            let live = decision["features"][name].as_f64();
+            let replayed = column.is_valid(place).then(|| column.value(place));
+            assert_eq!(
+                live.map(f64::to_bits),
+                replayed.map(f64::to_bits),
+                "{name}: {live:?} live, {replayed:?} replayed: {decision}"
+            );
+        }
     }
 }
 

@@ -2,251 +2,45 @@
 //!
 //! `cargo bench --profile measure -p sanderling-scoring --bench score [-- PART-OF-A-CASE'S-NAME]`; `-- keys`
 //! measures what a card and a terminal take, and what an event costs from 1,000 cards to 1,000,000; `-- devices`
-//! scores on each device and in each precision that there is, and says how far apart the scores are.
+//! scores on each device and in each precision that there is, and says how far apart the scores are; `-- threads`
+//! scores on one thread and on two by turns.
 
 #![allow(clippy::print_stdout)]
+
+mod stream;
 
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::{
-    ArrayRef, DictionaryArray, Float64Array, Int8Array, RecordBatch, StringArray,
-    TimestampMicrosecondArray,
-};
-use arrow::datatypes::{DataType, Int8Type};
-use sanderling_schemas::{
-    Entity, EventBatch, EventId, FeatureBatch, FeatureField, FeatureSchema, KnownLabel,
-    LabelColumns, LateRows, Offset, Partition, Relation, Rung, Sequence, Stream,
-};
+use sanderling_schemas::{FeatureBatch, Rung};
 use sanderling_scoring::{
-    ModelOptions, Placement, Precision, Recording, Scorer, ScoringDevice, ScoringOptions,
-    ServedModel, TrainingOptions, TrainingPlan, train,
+    Placement, Precision, Scorer, ScoringDevice, ScoringOptions, ServedModel,
 };
 
-const FEATURES: usize = 40;
+use stream::{FEATURES, Traffic, batch_of, labels_only, model, relation, schema, whole};
+
 const ROWS: usize = 256;
 const BATCHES: usize = 240;
 /// Events of a card, in the mean, before what an event costs among many cards is measured.
 const EVENTS_A_CARD: u64 = 16;
 /// Batches of that measurement.
 const BATCHES_OF_MANY: usize = 400;
-/// A label comes this many events after its event.
-const LABEL_DELAY: u64 = 20_000;
-const MINUTE_US: i64 = 60_000_000;
-
-/// A number below `n`, scrambled from a counter (splitmix64).
-fn pick(n: u64, counter: u64) -> u32 {
-    let mut x = counter.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((x ^ (x >> 31)) % n) as u32
-}
-
-fn features(event: u64) -> [f32; FEATURES] {
-    std::array::from_fn(|f| match f % 5 {
-        0 => pick(100_000, event * 41 + f as u64) as f32 * 0.01,
-        1 if pick(10, event * 43 + f as u64) == 0 => f32::NAN,
-        1 => pick(1_000, event * 47 + f as u64) as f32 * 0.003,
-        2 => pick(30, event * 53 + f as u64) as f32,
-        3 => pick(2, event * 59 + f as u64) as f32,
-        _ => pick(100_000, event * 61 + f as u64) as f32 * 0.1 - 3_000.0,
-    })
-}
-
-/// Who pays where.
-#[derive(Clone, Copy)]
-struct Traffic {
-    cards: u64,
-    terminals: u64,
-    /// Half of all events are at one terminal.
-    crowded: bool,
-}
-
-impl Traffic {
-    const SPREAD: Self = Self {
-        cards: 5_000,
-        terminals: 10_000,
-        crowded: false,
-    };
-    const CROWDED: Self = Self {
-        crowded: true,
-        ..Self::SPREAD
-    };
-
-    fn slots(self, event: u64) -> [u32; 2] {
-        let terminal = match self.crowded && event.is_multiple_of(2) {
-            true => 0,
-            false => pick(self.terminals, event * 71 + 7),
-        };
-        [pick(self.cards, event * 67 + 3), terminal]
-    }
-}
-
-fn schema() -> FeatureSchema {
-    let field = |i: usize| FeatureField {
-        name: format!("f{i}"),
-        data_type: DataType::Float64,
-        entity: [None, Some(0), Some(1)][i % 3],
-        from_label: i % 6 == 2,
-    };
-    FeatureSchema {
-        fields: (0..FEATURES).map(field).collect(),
-        hash: "bench".into(),
-    }
-}
-
-fn relation() -> Relation {
-    let stream = |name: &str, scored| Stream {
-        name: name.into(),
-        scored,
-        key: None,
-    };
-    let entity = |name: &str| Entity {
-        name: name.to_string(),
-        key: format!("{name}_id"),
-    };
-    Relation {
-        schema: Relation::schema_of(&[]),
-        streams: vec![stream("events", true), stream("labels", false)],
-        id: None,
-        entities: vec![entity("card"), entity("terminal")],
-        labels: Some(LabelColumns {
-            stream: 1,
-            reference: "of".to_string(),
-            value: "value".to_string(),
-            horizon_us: 1 << 50,
-        }),
-        lateness_us: 0,
-        late_rows: LateRows::Decide,
-        rows_per_key_max: None,
-    }
-}
-
-/// The sizes to measure: a card remembered by an LSTM, and attention over sixteen events on both sides.
-fn whole() -> ModelOptions {
-    ModelOptions {
-        lstm: 64,
-        own_events: 16,
-        endpoint_events: 16,
-        ..ModelOptions::default()
-    }
-}
-
-/// What `pipelines/fraud-handbook` has: nothing but what a terminal's known labels tell is remembered.
-fn labels_only(members: usize) -> ModelOptions {
-    ModelOptions {
-        lstm: 0,
-        own_events: 0,
-        endpoint_events: 0,
-        members,
-        ..ModelOptions::default()
-    }
-}
-
-/// A model of these sizes; how well it scores does not matter here.
-fn model(options: ModelOptions) -> ServedModel {
-    let mut recording = Recording::new(&schema(), &relation());
-    for event in 0..2_000u64 {
-        recording.push_event(
-            &features(event),
-            &Traffic::SPREAD.slots(event),
-            event as i64 * MINUTE_US,
-        );
-        let label = if pick(20, event * 73) == 0 { 1.0 } else { 0.0 };
-        recording.push_label(event as usize, label, event as i64 * MINUTE_US + 1);
-    }
-    let options = ModelOptions {
-        training: TrainingOptions {
-            epochs: Some(1),
-            ..TrainingOptions::default()
-        },
-        ..options
-    };
-    let plan = TrainingPlan {
-        from_us: 0,
-        to_us: i64::MAX,
-        known_by_us: i64::MAX,
-        seed: 1,
-    };
-    train(&recording, &options, &plan, None, &mut |_| {})
-        .expect("two thousand events train a model")
-}
 
 /// Batch `number` of the stream: 256 scored events, and one label for each once they are old enough.
 fn batch(number: usize, traffic: Traffic) -> FeatureBatch {
-    let first = (number * ROWS) as u64;
-    // Every event is followed by a row that may carry a label, so sequences count both.
-    let mut times = Vec::new();
-    let mut streams = Vec::new();
-    let (mut scored, mut labels) = (Vec::new(), Vec::new());
-    let mut all_slots = vec![Vec::new(); 2];
-    let mut columns = vec![Vec::new(); FEATURES];
-    for event in first..first + ROWS as u64 {
-        scored.push(times.len() as u32);
-        for (column, &x) in columns.iter_mut().zip(&features(event)) {
-            column.push((!x.is_nan()).then_some(f64::from(x)));
-        }
-        let of = event.saturating_sub(LABEL_DELAY);
-        if event >= LABEL_DELAY {
-            labels.push(KnownLabel {
-                row: times.len() as u32 + 1,
-                of: Sequence(of * 2),
-                value: if pick(100, of) == 0 { 1.0 } else { 0.0 },
-                reversal: false,
-            });
-        }
-        for (row, of) in [(0, event), (1, of)] {
-            times.push(event as i64 * MINUTE_US / 10);
-            streams.push(row);
-            for (all, slot) in all_slots.iter_mut().zip(traffic.slots(of)) {
-                all.push(slot);
-            }
-        }
-    }
-    let names: ArrayRef = Arc::new(StringArray::from(vec!["events", "labels"]));
-    let rows = RecordBatch::try_new(
-        relation().schema,
-        vec![
-            Arc::new(TimestampMicrosecondArray::from(times)),
-            Arc::new(DictionaryArray::<Int8Type>::new(
-                Int8Array::from(streams),
-                names,
-            )),
-        ],
-    )
-    .expect("columns fit the schema");
-    let id = |row: usize| EventId {
-        topic: "t".into(),
-        partition: Partition(0),
-        offset: Offset(row as i64),
-    };
-    let columns = columns.into_iter().enumerate().map(|(i, column)| {
-        let array: ArrayRef = Arc::new(Float64Array::from(column));
-        (format!("f{i}"), array, true)
-    });
-    FeatureBatch {
-        events: EventBatch {
-            rows,
-            ids: (0..2 * ROWS).map(id).collect(),
-            sequence: Sequence(2 * first),
-            broker_time_us: Vec::new(),
-        },
-        late: vec![false; ROWS],
-        capped: vec![false; ROWS],
-        too_late: Vec::new(),
-        scored,
-        features: RecordBatch::try_from_iter_with_nullable(columns)
-            .expect("columns have one length"),
-        slots: all_slots,
-        labels,
-    }
+    batch_of(ROWS, number, traffic)
 }
 
 /// Seconds of each batch once memories are full, ascending.
-fn measure(model: &Arc<ServedModel>, batches: &[FeatureBatch], rung: Rung) -> Vec<f64> {
-    let mut scorer =
-        Scorer::new(model.clone(), &schema(), &relation(), 1).expect("the model is of this schema");
+fn measure(
+    model: &Arc<ServedModel>,
+    batches: &[FeatureBatch],
+    rung: Rung,
+    threads: usize,
+) -> Vec<f64> {
+    let mut scorer = Scorer::new(model.clone(), &schema(), &relation(), threads)
+        .expect("the model is of this schema");
     let mut seconds = Vec::new();
     for batch in batches {
         let clock = Instant::now();
@@ -296,6 +90,46 @@ fn keys() {
             rate / *few.get_or_insert(rate),
             bytes.collect::<Vec<_>>(),
         );
+    }
+}
+
+/// Rounds of the measurement on one thread and two.
+const ROUNDS: usize = 8;
+
+/// What a second thread gains, in batches of some and of many events.
+fn threads() {
+    let [whole, labels_only] = [whole(), labels_only(1)].map(|options| Arc::new(model(options)));
+    println!(
+        "events/s at the best round's median batch and at the best batch, {FEATURES} features"
+    );
+    for (name, model, traffic) in [
+        ("full", &whole, Traffic::SPREAD),
+        ("full, half at one terminal", &whole, Traffic::CROWDED),
+        ("no card memory", &labels_only, Traffic::SPREAD),
+    ] {
+        for rows in [ROWS, 4096] {
+            let batches: Vec<FeatureBatch> = (0..BATCHES * ROWS / rows)
+                .map(|number| batch_of(rows, number, traffic))
+                .collect();
+            let mut best = [[f64::MAX; 2]; 2];
+            for _ in 0..ROUNDS {
+                for (threads, best) in [1, 2].into_iter().zip(&mut best) {
+                    let seconds = measure(model, &batches, Rung::Full, threads);
+                    best[0] = best[0].min(seconds[seconds.len() / 2]);
+                    best[1] = best[1].min(seconds[0]);
+                }
+            }
+            let rate = |seconds: f64| rows as f64 / seconds;
+            let [one, two] = best;
+            println!(
+                "{name:<28} batches of {rows:>4}: one thread {:>9.0} {:>9.0}, two {:>9.0} {:>9.0}, {:.2} as fast",
+                rate(one[0]),
+                rate(one[1]),
+                rate(two[0]),
+                rate(two[1]),
+                one[0] / two[0],
+            );
+        }
     }
 }
 
@@ -359,6 +193,9 @@ fn main() {
     if wanted == "devices" {
         return devices();
     }
+    if wanted == "threads" {
+        return threads();
+    }
     let whole = Arc::new(model(whole()));
     let [one, two, three] = [1, 2, 3].map(|members| Arc::new(model(labels_only(members))));
     let spread: Vec<FeatureBatch> = (0..BATCHES).map(|n| batch(n, Traffic::SPREAD)).collect();
@@ -380,7 +217,7 @@ fn main() {
         let begun = Instant::now();
         let (mut median, mut best, mut all) = (f64::MAX, f64::MAX, Vec::new());
         while begun.elapsed() < Duration::from_secs(5) {
-            let seconds = measure(model, batches, rung);
+            let seconds = measure(model, batches, rung, 1);
             median = median.min(seconds[seconds.len() / 2]);
             best = best.min(seconds[0]);
             all.extend(seconds);

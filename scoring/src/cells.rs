@@ -1,12 +1,15 @@
 //! Recurrent cells, advanced for a whole list of steps at once.
 //!
 //! Steps of one carry depend on each other; steps of different carries do not. So a list runs in
-//! waves: wave 0 holds each carry's first step, wave 1 its second, and each wave is one product.
+//! waves: wave 0 holds each carry's first step, wave 1 its second, and each wave is one product. A wave that is
+//! wide enough is split over threads, since its rows know nothing of each other.
+
+use sanderling_state::Threads;
 
 use crate::architecture::Architecture;
 use crate::error::ScoringError;
 use crate::kernels::activation;
-use crate::kernels::dense::{Dense, Rows};
+use crate::kernels::dense::{Dense, Rows, parts};
 use crate::weights::Weights;
 
 /// A recurrent cell.
@@ -24,6 +27,16 @@ pub(crate) enum Cell {
         hidden: Dense,
         size: usize,
     },
+}
+
+/// Room that steps are taken in; kept from list to list, so that a list need not ask for memory.
+#[derive(Debug, Default)]
+pub(crate) struct CellRoom {
+    from_input: Vec<f32>,
+    x: Vec<f32>,
+    u: Vec<f32>,
+    state: Vec<f32>,
+    waves: Waves,
 }
 
 impl Cell {
@@ -84,8 +97,11 @@ impl Cell {
     /// Takes the steps in order. `inputs` is steps x the cell's inputs; step `i` advances the
     /// carry at row `of[i]` of `carries`, and the carry as it was before and is after goes to row
     /// `i` of `before` and `after`.
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn advance(
         &self,
+        threads: &Threads,
+        room: &mut CellRoom,
         carries: &mut [f32],
         of: &[u32],
         inputs: &[f32],
@@ -93,70 +109,46 @@ impl Cell {
         after: &mut [f32],
     ) {
         let width = self.carry_size();
-        let (input, hidden, size) = match self {
-            Cell::Lstm {
-                input,
-                hidden,
-                size,
-            }
-            | Cell::Gru {
-                input,
-                hidden,
-                size,
-            } => (input, hidden, *size),
-        };
+        let (Cell::Lstm { input, .. } | Cell::Gru { input, .. }) = self;
         if of.is_empty() {
             return;
         }
         let stride = inputs.len() / of.len();
         let gates = input.outputs();
-        let mut from_input = vec![0.0; of.len() * gates];
-        input.forward(
-            Rows {
-                values: inputs,
-                stride,
-            },
-            &mut from_input,
-        );
-        let waves = Waves::new(carries.len() / width, of);
-        let widest = waves.iter().map(<[u32]>::len).max().unwrap_or(0);
-        let mut x = vec![0.0; widest * gates];
-        let mut u = vec![0.0; widest * gates];
-        let mut state = vec![0.0; widest * width];
-        for wave in waves.iter() {
-            let (x, state) = (
-                &mut x[..wave.len() * gates],
-                &mut state[..wave.len() * width],
+        room.from_input.resize(of.len() * gates, 0.0);
+        let rows = Rows {
+            values: inputs,
+            stride,
+        };
+        input.forward_on(threads, rows, &mut room.from_input);
+        room.waves.sort(carries.len() / width, of);
+        let widest = room.waves.iter().map(<[u32]>::len).max().unwrap_or(0);
+        room.x.resize(widest * gates, 0.0);
+        room.u.resize(widest * gates, 0.0);
+        room.state.resize(widest * width, 0.0);
+        for wave in room.waves.iter() {
+            let (x, u, state) = (
+                &mut room.x[..wave.len() * gates],
+                &mut room.u[..wave.len() * gates],
+                &mut room.state[..wave.len() * width],
             );
             for (i, &step) in wave.iter().enumerate() {
                 let (step, carry) = (step as usize, of[step as usize] as usize);
                 let carry = &carries[carry * width..][..width];
-                x[i * gates..][..gates].copy_from_slice(&from_input[step * gates..][..gates]);
+                x[i * gates..][..gates].copy_from_slice(&room.from_input[step * gates..][..gates]);
                 state[i * width..][..width].copy_from_slice(carry);
                 before[step * width..][..width].copy_from_slice(carry);
             }
-            match self {
-                Cell::Lstm { .. } => {
-                    hidden.accumulate(
-                        Rows {
-                            values: state,
-                            stride: width,
-                        },
-                        x,
-                    );
-                    activation::lstm(x, state, size);
-                }
-                Cell::Gru { .. } => {
-                    let u = &mut u[..wave.len() * gates];
-                    hidden.forward(
-                        Rows {
-                            values: state,
-                            stride: width,
-                        },
-                        u,
-                    );
-                    activation::gru(x, u, state, size);
-                }
+            let parts = parts(threads, wave.len());
+            if parts == 1 {
+                self.step(x, u, state);
+            } else {
+                let rows = wave.len().div_ceil(parts);
+                let x = x.chunks_mut(rows * gates);
+                let u = u.chunks_mut(rows * gates);
+                let parts = x.zip(u).zip(state.chunks_mut(rows * width));
+                let jobs = parts.map(|((x, u), state)| move || self.step(x, u, state));
+                threads.run(wave.len(), jobs.collect());
             }
             for (i, &step) in wave.iter().enumerate() {
                 let (step, carry) = (step as usize, of[step as usize] as usize);
@@ -166,47 +158,69 @@ impl Cell {
             }
         }
     }
+
+    /// Moves each carry of `state` on by one step; `x` is what the inputs make of the gates, `u` as much room.
+    fn step(&self, x: &mut [f32], u: &mut [f32], state: &mut [f32]) {
+        let stride = self.carry_size();
+        let carries = Rows {
+            values: state,
+            stride,
+        };
+        match self {
+            Cell::Lstm { hidden, size, .. } => {
+                hidden.accumulate(carries, x);
+                activation::lstm(x, state, *size);
+            }
+            Cell::Gru { hidden, size, .. } => {
+                hidden.forward(carries, u);
+                activation::gru(x, u, state, *size);
+            }
+        }
+    }
 }
 
 /// Steps by wave, in order within a wave.
+#[derive(Debug, Default)]
 struct Waves {
     steps: Vec<u32>,
     /// Where each wave ends in `steps`.
     ends: Vec<usize>,
+    /// Steps that each carry has.
+    taken: Vec<u32>,
+    wave_of: Vec<u32>,
+    at: Vec<usize>,
 }
 
 impl Waves {
-    fn new(carries: usize, of: &[u32]) -> Self {
-        let mut taken = vec![0u32; carries];
-        let mut sizes: Vec<usize> = Vec::new();
-        let wave_of: Vec<u32> = of
-            .iter()
-            .map(|&carry| {
-                let wave = taken[carry as usize];
-                taken[carry as usize] += 1;
-                if sizes.len() == wave as usize {
-                    sizes.push(0);
-                }
-                sizes[wave as usize] += 1;
-                wave
-            })
-            .collect();
-        let mut at: Vec<usize> = Vec::with_capacity(sizes.len());
-        let mut end = 0;
-        let ends = sizes
-            .iter()
-            .map(|size| {
-                at.push(end);
-                end += size;
-                end
-            })
-            .collect();
-        let mut steps = vec![0; of.len()];
-        for (step, &wave) in wave_of.iter().enumerate() {
-            steps[at[wave as usize]] = step as u32;
-            at[wave as usize] += 1;
+    /// Those of the steps of so many carries, of which step `i` is one of carry `of[i]`.
+    fn sort(&mut self, carries: usize, of: &[u32]) {
+        self.taken.clear();
+        self.taken.resize(carries, 0);
+        self.wave_of.clear();
+        self.ends.clear();
+        for &carry in of {
+            let wave = self.taken[carry as usize];
+            self.taken[carry as usize] += 1;
+            if self.ends.len() == wave as usize {
+                self.ends.push(0);
+            }
+            self.ends[wave as usize] += 1;
+            self.wave_of.push(wave);
         }
-        Self { steps, ends }
+        // From the size of each wave to where it ends, with where it begins beside it.
+        self.at.clear();
+        let mut end = 0;
+        for size in &mut self.ends {
+            self.at.push(end);
+            end += *size;
+            *size = end;
+        }
+        self.steps.resize(of.len(), 0);
+        for (step, &wave) in self.wave_of.iter().enumerate() {
+            let at = &mut self.at[wave as usize];
+            self.steps[*at] = step as u32;
+            *at += 1;
+        }
     }
 
     fn iter(&self) -> impl Iterator<Item = &[u32]> {
@@ -223,15 +237,25 @@ mod tests {
 
     #[test]
     fn waves_keep_each_carry_in_order() {
-        let waves = Waves::new(3, &[0, 1, 0, 0, 2, 1]);
-        let waves: Vec<_> = waves.iter().collect();
-        assert_eq!(waves, [&[0u32, 1, 4][..], &[2, 5], &[3]]);
+        let mut waves = Waves::default();
+        // What was there before leaves nothing behind.
+        for (carries, of, wanted) in [
+            (
+                2,
+                &[1u32, 1, 1, 1, 0, 0, 1][..],
+                &[&[0u32, 4][..], &[1, 5], &[2], &[3], &[6]][..],
+            ),
+            (3, &[0, 1, 0, 0, 2, 1], &[&[0, 1, 4], &[2, 5], &[3]]),
+        ] {
+            waves.sort(carries, of);
+            assert!(waves.iter().eq(wanted.iter().copied()), "{waves:?}");
+        }
     }
 
     #[test]
     fn a_list_of_steps_equals_its_steps_one_by_one() {
         let number = |i: usize| ((i * 7919 % 101) as f32 - 50.0) * 0.02;
-        let (size, inputs, steps) = (5, 3, 40);
+        let (size, inputs, steps, carries) = (5, 3, 200, 41);
         let dense = |outputs: usize, inputs: usize, salt: usize| {
             let weight: Vec<f32> = (0..outputs * inputs).map(|i| number(i + salt)).collect();
             let bias: Vec<f32> = (0..outputs).map(|i| number(i * 3 + salt)).collect();
@@ -247,17 +271,22 @@ mod tests {
             hidden: dense(15, size, 4),
             size,
         };
-        let of: Vec<u32> = (0..steps).map(|i| (i * i % 7) as u32).collect();
+        let of: Vec<u32> = (0..steps).map(|i| (i * i % carries) as u32).collect();
         let x: Vec<f32> = (0..steps * inputs).map(number).collect();
         for cell in [lstm, gru] {
             let width = cell.carry_size();
-            let run = |chunk: usize| {
-                let mut carries = vec![0.0; 7 * width];
+            let mut room = CellRoom::default();
+            let mut run = |chunk: usize, threads: usize| {
+                // Waves of a handful of rows are split too, and unevenly.
+                let threads = Threads::named("test", threads, 1);
+                let mut carries = vec![0.0; carries * width];
                 let mut before = vec![0.0; steps * width];
                 let mut after = vec![0.0; steps * width];
                 for from in (0..steps).step_by(chunk) {
                     let to = (from + chunk).min(steps);
                     cell.advance(
+                        &threads,
+                        &mut room,
                         &mut carries,
                         &of[from..to],
                         &x[from * inputs..to * inputs],
@@ -267,10 +296,14 @@ mod tests {
                 }
                 (carries, before, after)
             };
-            let whole = run(steps);
+            let whole = run(steps, 1);
             assert!(whole.0.iter().any(|&x| x != 0.0));
-            for chunk in [1, 3, 11] {
-                assert_eq!(run(chunk), whole);
+            for (chunk, threads) in [(1, 1), (3, 1), (11, 1), (11, 3), (steps, 2), (steps, 3)] {
+                assert_eq!(
+                    run(chunk, threads),
+                    whole,
+                    "{chunk} steps, {threads} threads"
+                );
             }
         }
     }

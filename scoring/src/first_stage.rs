@@ -8,6 +8,7 @@ use crate::error::ScoringError;
 use crate::front::{Embedding, Front, StandardisedRows};
 use crate::kernels::activation;
 use crate::kernels::dense::{Dense, Rows};
+use crate::network::CHUNK_ROWS;
 use crate::weights::Weights;
 
 /// A network with one hidden layer over the features that no label went into.
@@ -50,25 +51,32 @@ impl FirstStage {
             self.embedding.embedded(),
             self.hidden.outputs(),
         );
-        let mut x = vec![0.0; n * inputs];
-        self.embedding.fill(rows, &mut x, inputs);
-        let mut hidden = vec![0.0; n * size];
-        self.hidden.forward(
-            Rows {
-                values: &x,
-                stride: inputs,
-            },
-            &mut hidden,
-        );
-        activation::gelu(&mut hidden);
+        let mut x = vec![0.0; CHUNK_ROWS.min(n) * inputs];
+        let mut hidden = vec![0.0; CHUNK_ROWS.min(n) * size];
         let mut out = vec![0.0; n];
-        self.out.forward(
-            Rows {
-                values: &hidden,
-                stride: size,
-            },
-            &mut out,
-        );
+        for (i, out) in out.chunks_mut(CHUNK_ROWS).enumerate() {
+            let rows = rows.slice(i * CHUNK_ROWS, out.len(), self.width);
+            let (x, hidden) = (
+                &mut x[..out.len() * inputs],
+                &mut hidden[..out.len() * size],
+            );
+            self.embedding.fill(rows, x, inputs);
+            self.hidden.forward(
+                Rows {
+                    values: x,
+                    stride: inputs,
+                },
+                hidden,
+            );
+            activation::gelu(hidden);
+            self.out.forward(
+                Rows {
+                    values: hidden,
+                    stride: size,
+                },
+                out,
+            );
+        }
         out
     }
 }

@@ -211,6 +211,19 @@ impl Stream {
         self
     }
 
+    /// The same stream with events of so many cards at so many terminals in turn, so that hundreds of events in a row
+    /// share neither.
+    pub(crate) fn in_turn(mut self, cards: u32, terminals: u32) -> Self {
+        let mut event = 0;
+        for (_, row) in &mut self.rows {
+            if let Row::Event { slots, .. } = row {
+                (slots[0], slots[1]) = (event % cards, event % terminals);
+                event += 1;
+            }
+        }
+        self
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.rows.len()
     }

@@ -15,7 +15,7 @@ use crate::kernels::dense::{Dense, Rows};
 use crate::weights::Weights;
 
 /// Rows that go through the network together: few enough for their numbers to stay in the cache.
-const CHUNK_ROWS: usize = 60;
+pub(crate) const CHUNK_ROWS: usize = 60;
 
 /// One member of a model: what its tensors make.
 #[derive(Debug, Clone)]

@@ -13,7 +13,7 @@ mod view;
 use std::sync::Arc;
 
 use sanderling_schemas::{FeatureBatch, FeatureSchema, NO_SLOT, Relation, Rung, ScoreBatch};
-use sanderling_state::{Paged, Restored, Snapshot, StateError};
+use sanderling_state::{Paged, Restored, Snapshot, StateError, Threads};
 
 use crate::cells::Cell;
 use crate::device::Placement;
@@ -24,9 +24,10 @@ use crate::memory::{Memory, Pending, PendingEvents};
 use crate::recording::{LabelStep, Recording, Steps};
 use crate::served::ServedModel;
 
+use fold::Room;
 pub use view::{MemorySummary, MemoryView};
 
-/// Rows below which splitting a batch over threads costs more than it gains.
+/// Rows of a batch below which a thread of its own costs more than it gains.
 const THREAD_ROWS_MIN: usize = 64;
 /// Events of a recording that are folded together.
 const FOLD_ROWS: usize = 512;
@@ -45,7 +46,7 @@ pub struct Scored {
 #[derive(Debug)]
 pub struct Scorer {
     model: Arc<ServedModel>,
-    threads: usize,
+    threads: Threads,
     horizon_us: i64,
     members: Vec<MemberState>,
 }
@@ -57,6 +58,7 @@ struct MemberState {
     pending: PendingEvents,
     /// For each memory, the local number of each slot within a batch; [`NO_SLOT`] between batches.
     locals: Vec<Vec<u32>>,
+    room: Room,
 }
 
 impl MemberState {
@@ -65,6 +67,7 @@ impl MemberState {
             memories: (0..memories).map(|_| Paged::default()).collect(),
             pending: PendingEvents::default(),
             locals: vec![Vec::new(); memories],
+            room: Room::default(),
         }
     }
 }
@@ -149,7 +152,7 @@ impl Scorer {
             members: (0..model.members())
                 .map(|_| MemberState::new(memories))
                 .collect(),
-            threads: threads.max(1),
+            threads: Threads::named("scoring", threads, THREAD_ROWS_MIN),
             horizon_us,
             model,
         })
@@ -363,6 +366,7 @@ impl Scorer {
             pending: PendingEvents::restore(events, part("newest_us")?.value()?),
             locals: locals.collect(),
             memories,
+            room: Room::default(),
         })
     }
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use sanderling_schemas::{FeatureField, FeatureSchema, Output, Rung};
+use sanderling_state::Threads;
 
 use crate::architecture::Architecture;
 use crate::cells::Cell;
@@ -280,16 +281,20 @@ impl ServedModel {
     }
 
     /// A network's key and value of each event for memory `m`; `inputs` is rows x key inputs.
-    pub(crate) fn keys(&self, member: usize, m: usize, inputs: &[f32], out: &mut [f32]) {
+    pub(crate) fn keys(
+        &self,
+        threads: &Threads,
+        member: usize,
+        m: usize,
+        inputs: &[f32],
+        out: &mut [f32],
+    ) {
         if let Some(attention) = self.networks[member].attention(m) {
-            let stride = self.shape.key_input_size();
-            attention.event.forward(
-                Rows {
-                    values: inputs,
-                    stride,
-                },
-                out,
-            );
+            let rows = Rows {
+                values: inputs,
+                stride: self.shape.key_input_size(),
+            };
+            attention.event.forward_on(threads, rows, out);
         }
     }
 

@@ -8,13 +8,16 @@ use std::sync::OnceLock;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// Rows of a part below which handing them over is held to take longer than taking them: a guess on the safe
-/// side (docs/adr/0017).
+/// [`Threads::part_rows_min`] of windows: a guess on the safe side (docs/adr/0017).
 const PART_ROWS_MIN: usize = 256;
 
 /// The thread that calls, and others beside it.
 pub struct Threads {
+    /// Begins the name of each.
+    name: &'static str,
     count: usize,
+    /// Rows of a part below which handing them over takes longer than taking them.
+    part_rows_min: usize,
     /// All but the one that calls; `None` where the machine gave none.
     others: OnceLock<Option<ThreadPool>>,
 }
@@ -26,17 +29,24 @@ impl fmt::Debug for Threads {
 }
 
 impl Threads {
-    /// So many, the one that calls among them; at least that one.
+    /// So many for the rows of windows, the one that calls among them; at least that one.
     pub fn new(count: usize) -> Self {
+        Self::named("features", count, PART_ROWS_MIN)
+    }
+
+    /// So many, for work on rows of which `part_rows_min` are worth handing over.
+    pub fn named(name: &'static str, count: usize, part_rows_min: usize) -> Self {
         Threads {
+            name,
             count: count.max(1),
+            part_rows_min,
             others: OnceLock::new(),
         }
     }
 
     /// The parts in which so many rows are worth taking.
     pub fn parts(&self, rows: usize) -> usize {
-        self.count.min(rows / PART_ROWS_MIN).max(1)
+        self.count.min(rows / self.part_rows_min).max(1)
     }
 
     /// Does every job, and gives what came of each, in their order: side by side where they are of so many
@@ -44,7 +54,7 @@ impl Threads {
     pub fn run<T: Send>(&self, rows: usize, jobs: Vec<impl FnOnce() -> T + Send>) -> Vec<T> {
         let others = match jobs.len().min(self.parts(rows)) {
             0 | 1 => None,
-            _ => self.others.get_or_init(|| started(self.count - 1)).as_ref(),
+            _ => self.others.get_or_init(|| self.started()).as_ref(),
         };
         let Some(others) = others else {
             return jobs.into_iter().map(|job| job()).collect();
@@ -62,14 +72,14 @@ impl Threads {
         });
         done.into_iter().flatten().collect()
     }
-}
 
-fn started(count: usize) -> Option<ThreadPool> {
-    let name = |number| format!("features-{}", number + 2);
-    let pool = ThreadPoolBuilder::new()
-        .num_threads(count)
-        .thread_name(name);
-    pool.build().ok()
+    fn started(&self) -> Option<ThreadPool> {
+        let name = self.name;
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(self.count - 1)
+            .thread_name(move |number| format!("{name}-{}", number + 2));
+        pool.build().ok()
+    }
 }
 
 #[cfg(test)]

@@ -4,16 +4,49 @@
 //! rows is its own too.
 
 use sanderling_schemas::{NO_SLOT, Output};
+use sanderling_state::Threads;
 
-use super::{MemberState, Scorer, THREAD_ROWS_MIN};
-use crate::cells::Cell;
+use super::{MemberState, Scorer};
+use crate::cells::{Cell, CellRoom};
 use crate::front::{Standardised, StandardisedRows};
 use crate::memory::{FIRST_STAGE_SCALE, elapsed, elapsed_since, known, since};
 use crate::recording::Steps;
 use crate::served::ServedModel;
 
+/// What a batch works in; kept from batch to batch, so that the next need not ask for memory.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    /// One a memory.
+    cells: Vec<CellSteps>,
+    /// For each memory and each label, the slot whose carry the label moves.
+    moved: Vec<Vec<Option<u32>>>,
+    carries: Vec<f32>,
+    cell: CellRoom,
+    key_inputs: Vec<f32>,
+    /// For each memory, key and value of each event, events x 2 key sizes; empty where nothing attends to them.
+    keys: Vec<Vec<f32>>,
+}
+
+impl Room {
+    /// Cleared for a batch with so many labels.
+    fn clear(&mut self, memories: usize, labels: usize) {
+        self.cells.resize_with(memories, CellSteps::default);
+        for cell in &mut self.cells {
+            cell.slots.clear();
+            cell.of.clear();
+            cell.inputs.clear();
+        }
+        self.moved.resize_with(memories, Vec::new);
+        for moved in &mut self.moved {
+            moved.clear();
+            moved.resize(labels, None);
+        }
+        self.keys.resize_with(memories, Vec::new);
+    }
+}
+
 /// Steps of one memory's cell within a batch.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct CellSteps {
     /// Slot of each local number.
     slots: Vec<u32>,
@@ -47,7 +80,7 @@ impl Scorer {
                 first: &first,
                 tokens: &tokens,
             };
-            self.members[member].fold(&pass, &mut context);
+            self.members[member].fold(&self.threads, &pass, &mut context);
         }
         (rows, context)
     }
@@ -67,7 +100,6 @@ impl Scorer {
         } else {
             model.context_size()
         };
-        let parts = self.threads.min(n / THREAD_ROWS_MIN).max(1);
         let part = |from: usize, to: usize| {
             let rows = rows.all().slice(from, to - from, width);
             work(
@@ -76,21 +108,16 @@ impl Scorer {
                 &context[from * context_size..to * context_size],
             )
         };
+        let parts = self.threads.parts(n);
         if parts == 1 {
             return part(0, n);
         }
-        let size = n.div_ceil(parts);
-        std::thread::scope(|scope| {
-            let part = &part;
-            let others: Vec<_> = (1..parts)
-                .map(|i| scope.spawn(move || part((i * size).min(n), ((i + 1) * size).min(n))))
-                .collect();
-            let mut out = part(0, size);
-            for other in others {
-                out.extend(other.join().expect("scoring does not panic"));
-            }
-            out
-        })
+        let (part, size) = (&part, n.div_ceil(parts));
+        let jobs = (0..parts).map(|i| move || part((i * size).min(n), ((i + 1) * size).min(n)));
+        let mut done = self.threads.run(n, jobs.collect()).into_iter();
+        let mut out = done.next().expect("there is a part");
+        done.for_each(|part| out.extend(part));
+        out
     }
 }
 
@@ -115,25 +142,22 @@ impl Pass<'_> {
 }
 
 impl MemberState {
-    fn fold(&mut self, pass: &Pass<'_>, context: &mut [f32]) {
-        let (mut cells, moved) = self.plan(pass, context);
-        for (m, cell_steps) in cells.iter_mut().enumerate() {
-            self.advance(pass, m, cell_steps);
+    fn fold(&mut self, threads: &Threads, pass: &Pass<'_>, context: &mut [f32]) {
+        let mut room = std::mem::take(&mut self.room);
+        self.plan(pass, &mut room, context);
+        for m in 0..room.cells.len() {
+            self.advance(threads, pass, m, &mut room);
         }
-        let keys = Self::keys(pass, &cells[0]);
-        for (m, cell) in cells.iter().enumerate() {
-            let keys = keys.get(m).filter(|keys| !keys.is_empty());
-            self.remember(pass, m, cell, &moved, keys, context);
+        Self::keys(threads, pass, &mut room);
+        for m in 0..room.cells.len() {
+            self.remember(pass, m, &room, context);
         }
+        self.room = room;
     }
 
-    /// Pass 2. Gives the steps of each memory's cell and, for each label, whether it moves each
+    /// Pass 2. Finds the steps of each memory's cell and, for each label, whether it moves each
     /// endpoint's carry; writes the scalars of the contexts.
-    fn plan(
-        &mut self,
-        pass: &Pass<'_>,
-        context: &mut [f32],
-    ) -> (Vec<CellSteps>, Vec<Vec<Option<u32>>>) {
+    fn plan(&mut self, pass: &Pass<'_>, room: &mut Room, context: &mut [f32]) {
         let (model, steps, horizon_us) = (pass.model, pass.steps, pass.horizon_us);
         let (first, tokens) = (pass.first, pass.tokens);
         let shape = &model.shape;
@@ -148,8 +172,8 @@ impl MemberState {
             self.locals[m].resize(self.memories[m].len(), NO_SLOT);
         }
         let has_labels = memories > 1 && shape.options.output != Output::Forecast;
-        let mut cells: Vec<CellSteps> = (0..memories).map(|_| CellSteps::default()).collect();
-        let mut moved = vec![vec![None; steps.labels.len()]; memories];
+        room.clear(memories, steps.labels.len());
+        let Room { cells, moved, .. } = room;
         let mut labels = steps.labels.iter().enumerate().peekable();
         for event in 0..=steps.times.len() {
             while let Some((number, label)) = labels.next_if(|(_, label)| label.before <= event) {
@@ -242,16 +266,17 @@ impl MemberState {
                 self.locals[m][slot as usize] = NO_SLOT;
             }
         }
-        (cells, moved)
     }
 
     /// Pass 3 for one memory: its carries move on.
-    fn advance(&self, pass: &Pass<'_>, m: usize, steps: &mut CellSteps) {
+    fn advance(&self, threads: &Threads, pass: &Pass<'_>, m: usize, room: &mut Room) {
         let Some(cell) = pass.model.cell(pass.member, m) else {
             return;
         };
         let width = cell.carry_size();
-        let mut carries = vec![0.0; steps.slots.len() * width];
+        let (steps, carries) = (&mut room.cells[m], &mut room.carries);
+        carries.clear();
+        carries.resize(steps.slots.len() * width, 0.0);
         for (carry, &slot) in carries.chunks_exact_mut(width).zip(&steps.slots) {
             let state = self.memories[m].get(slot as usize);
             if !state.carry.is_empty() {
@@ -261,7 +286,9 @@ impl MemberState {
         steps.before.resize(steps.of.len() * width, 0.0);
         steps.after.resize(steps.of.len() * width, 0.0);
         cell.advance(
-            &mut carries,
+            threads,
+            &mut room.cell,
+            carries,
             &steps.of,
             &steps.inputs,
             &mut steps.before,
@@ -269,16 +296,17 @@ impl MemberState {
         );
     }
 
-    /// Pass 3: key and value of each event for each memory, events x 2 key sizes.
-    fn keys(pass: &Pass<'_>, own: &CellSteps) -> Vec<Vec<f32>> {
+    /// Pass 3: key and value of each event for each memory.
+    fn keys(threads: &Threads, pass: &Pass<'_>, room: &mut Room) {
         let (steps, first, tokens) = (pass.steps, pass.first, pass.tokens);
         let shape = &pass.model.shape;
         if shape.options.output == Output::Forecast {
-            return Vec::new();
+            return;
         }
         let (token_size, hidden) = (shape.token, shape.options.lstm);
-        let events = steps.times.len();
-        let mut inputs = Vec::with_capacity(events * shape.key_input_size());
+        let (events, own, inputs) = (steps.times.len(), &room.cells[0], &mut room.key_inputs);
+        inputs.clear();
+        inputs.reserve(events * shape.key_input_size());
         let mut step = 0;
         for event in 0..events {
             inputs.extend_from_slice(&tokens[event * token_size..][..token_size]);
@@ -290,33 +318,22 @@ impl MemberState {
                 step += 1;
             }
         }
-        (0..shape.memories.len())
-            .map(|m| {
-                if !shape.memories[m].attends() {
-                    return Vec::new();
-                }
-                let mut out = vec![0.0; events * 2 * shape.options.key_size()];
-                pass.model.keys(pass.member, m, &inputs, &mut out);
-                out
-            })
-            .collect()
+        for (m, out) in room.keys.iter_mut().enumerate() {
+            if shape.memories[m].attends() {
+                out.resize(events * 2 * shape.options.key_size(), 0.0);
+                pass.model.keys(threads, pass.member, m, inputs, out);
+            }
+        }
     }
 
     /// Pass 4 for one memory: contexts are copied from it, then events and carries into it.
-    fn remember(
-        &mut self,
-        pass: &Pass<'_>,
-        m: usize,
-        cell: &CellSteps,
-        moved: &[Vec<Option<u32>>],
-        keys: Option<&Vec<f32>>,
-        context: &mut [f32],
-    ) {
+    fn remember(&mut self, pass: &Pass<'_>, m: usize, room: &Room, context: &mut [f32]) {
+        let (cell, moved, keys) = (&room.cells[m], &room.moved[m], &room.keys[m]);
         let (steps, layout) = (pass.steps, &pass.model.shape.memories[m]);
         let width = pass.model.cell(pass.member, m).map_or(0, Cell::carry_size);
         let entry_size = 2 * pass.model.shape.options.key_size();
         let mut step = 0;
-        let mut labels = steps.labels.iter().zip(&moved[m]).peekable();
+        let mut labels = steps.labels.iter().zip(moved).peekable();
         for event in 0..=steps.times.len() {
             while let Some((_, slot)) = labels.next_if(|(label, _)| label.before <= event) {
                 if let Some(slot) = *slot {
@@ -343,7 +360,9 @@ impl MemberState {
                 set(&mut state.carry, &cell.after[step * width..][..width]);
                 step += 1;
             }
-            let Some(keys) = keys else { continue };
+            if keys.is_empty() {
+                continue;
+            }
             context[layout.mask.clone()][..state.times.len()].fill(1.0);
             let ages = &mut context[layout.ages.clone()][..state.times.len()];
             elapsed_since(time_us, &state.times, ages);

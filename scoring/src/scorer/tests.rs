@@ -31,22 +31,28 @@ fn fold(
 
 #[test]
 fn batches_threads_and_rungs_change_nothing() {
-    let stream = payments(1500, 1);
+    // Of few cards, so that there are many waves; and of so many that waves are split over threads.
+    for stream in [payments(1500, 1), payments(2500, 1).in_turn(900, 700)] {
+        batches_threads_and_rungs_change_nothing_of(&stream);
+    }
+}
+
+fn batches_threads_and_rungs_change_nothing_of(stream: &Stream) {
     let model = Arc::new(model(&stream.recording(), &small(1), 0.7));
-    let mut whole = scorer(&stream, &model, 1);
+    let mut whole = scorer(stream, &model, 1);
     let all = (0, stream.len());
-    let expected = fold(&mut whole, &stream, all, || (stream.len(), Rung::Full));
+    let expected = fold(&mut whole, stream, all, || (stream.len(), Rung::Full));
     let expected_state = state(&whole);
     assert!(expected.1.iter().any(|&bits| bits != 0));
-    for (seed, threads) in [(1, 1), (2, 2), (3, 2)] {
+    for (seed, threads) in [(1, 1), (2, 2), (3, 2), (5, 3)] {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let mut parts = scorer(&stream, &model, threads);
-        let found = fold(&mut parts, &stream, all, || {
+        let mut parts = scorer(stream, &model, threads);
+        let found = fold(&mut parts, stream, all, || {
             (
-                if rng.random_bool(0.3) {
-                    1
-                } else {
-                    rng.random_range(1..400)
+                match rng.random_range(0..10) {
+                    0..3 => 1,
+                    3..8 => rng.random_range(1..400),
+                    _ => rng.random_range(1400..2000),
                 },
                 Rung::Full,
             )
@@ -55,8 +61,8 @@ fn batches_threads_and_rungs_change_nothing() {
         assert!(state(&parts) == expected_state, "state of split {seed}");
     }
     let mut rng = ChaCha8Rng::seed_from_u64(4);
-    let mut mixed = scorer(&stream, &model, 1);
-    let found = fold(&mut mixed, &stream, all, || {
+    let mut mixed = scorer(stream, &model, 1);
+    let found = fold(&mut mixed, stream, all, || {
         (64, Rung::ALL[rng.random_range(0..4)])
     });
     assert!(found.1 == expected.1, "contexts on other rungs");

@@ -3,10 +3,11 @@
 //! Gradients run back a few steps only; where they stop, the carry comes from here.
 
 use sanderling_schemas::NO_SLOT;
+use sanderling_state::Threads;
 
 use super::history::History;
 use crate::architecture::Architecture;
-use crate::cells::Cell;
+use crate::cells::{Cell, CellRoom};
 use crate::error::ScoringError;
 use crate::kernels::dense::{Dense, Rows};
 use crate::memory::FIRST_STAGE_SCALE;
@@ -147,6 +148,7 @@ struct Steps {
     inputs: Vec<f32>,
     before: Vec<f32>,
     after: Vec<f32>,
+    room: CellRoom,
 }
 
 impl Steps {
@@ -172,6 +174,8 @@ impl Steps {
         self.before.resize(self.of.len() * width, 0.0);
         self.after.resize(self.of.len() * width, 0.0);
         cell.advance(
+            &Threads::new(1),
+            &mut self.room,
             state,
             &self.of,
             &self.inputs,

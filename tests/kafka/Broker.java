@@ -20,8 +20,10 @@ public class Broker {
                 List.of("format", "-t", "c2FuZGVybGluZ3Rlc3RzMQ", "-c", args[0], "--ignore-formatted"));
         for (int i = 1; i < args.length; i++) {
             String[] user = args[i].split("=", 2);
-            format.add("--add-scram");
-            format.add("SCRAM-SHA-256=[name=" + user[0] + ",password=" + user[1] + "]");
+            for (String mechanism : List.of("SCRAM-SHA-256", "SCRAM-SHA-512")) {
+                format.add("--add-scram");
+                format.add(mechanism + "=[name=" + user[0] + ",password=" + user[1] + "]");
+            }
         }
         // What it prints is of no interest unless it fails.
         if (StorageTool.execute(format.toArray(new String[0]), System.err) != 0) {

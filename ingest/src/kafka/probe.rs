@@ -15,6 +15,8 @@ const TRY: Duration = Duration::from_secs(1);
 const APPEARS_WITHIN: Duration = Duration::from_secs(5);
 /// How long one that has just started may take to know its topics.
 const SETTLES_WITHIN: Duration = Duration::from_secs(3);
+/// Events of the client that are looked at between two tries.
+const EVENTS_MAX: usize = 64;
 /// Time between two tries.
 const AGAIN_AFTER: Duration = Duration::from_millis(50);
 
@@ -76,6 +78,18 @@ impl Probe {
         )
     }
 
+    /// Why the broker or its certificate is not accepted, if the client has said so. A line of its log is an event
+    /// that looks as if there were no more of them, and what it says last may be that the connection is gone.
+    fn refusal(&self) -> Option<(KafkaTrouble, String)> {
+        (0..EVENTS_MAX).find_map(|_| {
+            let _ = self.client.poll(Duration::ZERO);
+            let (code, reason) = self.words.last()?;
+            let trouble = KafkaTrouble::of(&KafkaError::Global(code));
+            let tells = matches!(trouble, KafkaTrouble::Authentication | KafkaTrouble::Tls);
+            tells.then_some((trouble, reason))
+        })
+    }
+
     /// Asks until there is an answer, or a reason to give up.
     fn ask<T>(
         &self,
@@ -89,12 +103,8 @@ impl Probe {
                 Err(error) => error,
             };
             // What the client says of its own accord tells more than that no answer came.
-            while self.client.poll(Duration::ZERO).is_some() {}
-            if let Some((code, reason)) = self.words.last() {
-                let trouble = KafkaTrouble::of(&KafkaError::Global(code));
-                if let KafkaTrouble::Authentication | KafkaTrouble::Tls = trouble {
-                    return Err(self.broker.trouble(action, trouble, reason));
-                }
+            if let Some((trouble, reason)) = self.refusal() {
+                return Err(self.broker.trouble(action, trouble, reason));
             }
             let patience = match KafkaTrouble::of(&error) {
                 KafkaTrouble::Unreachable => APPEARS_WITHIN,

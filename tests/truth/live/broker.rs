@@ -46,6 +46,7 @@ struct Ports {
     plain: u16,
     controller: u16,
     secured: u16,
+    tls: u16,
 }
 
 struct Process {
@@ -74,28 +75,7 @@ impl Broker {
     }
 
     fn in_folder(folder: &Path) -> Self {
-        let certificate = Command::new("openssl")
-            .args([
-                "req",
-                "-x509",
-                "-newkey",
-                "rsa:2048",
-                "-nodes",
-                "-days",
-                "2",
-                "-subj",
-                "/CN=localhost",
-            ])
-            .args(["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"])
-            .args(["-keyout", "key.pem", "-out", "certificate.pem"])
-            .current_dir(folder)
-            .output()
-            .expect("openssl runs");
-        assert!(
-            certificate.status.success(),
-            "{}",
-            String::from_utf8_lossy(&certificate.stderr)
-        );
+        self_signed(folder, "key.pem", "certificate.pem");
         let pem = |name: &str| std::fs::read_to_string(folder.join(name)).expect("a PEM file");
         std::fs::write(
             folder.join("store.pem"),
@@ -128,12 +108,17 @@ impl Broker {
         format!("127.0.0.1:{}", self.ports.plain)
     }
 
-    /// The same over TLS, for [`USER`] by PLAIN or SCRAM-SHA-256.
+    /// The same over TLS, for [`USER`] by PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.
     pub fn secured(&self) -> String {
         format!("127.0.0.1:{}", self.ports.secured)
     }
 
-    /// The certificate of the secured listener, which signed itself.
+    /// The same over TLS, for anyone.
+    pub fn over_tls(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.tls)
+    }
+
+    /// The certificate of the listeners over TLS, which signed itself.
     pub fn certificate(&self) -> PathBuf {
         self.folder.join("certificate.pem")
     }
@@ -203,6 +188,7 @@ impl Broker {
             plain,
             controller,
             secured,
+            tls,
         } = self.ports;
         let (data, store) = (self.folder.join("data"), self.folder.join("store.pem"));
         let mut text = String::new();
@@ -215,7 +201,9 @@ impl Broker {
             &format!("1@127.0.0.1:{controller}"),
         );
         set("controller.listener.names", "CONTROLLER");
-        let clients = format!("PLAINTEXT://127.0.0.1:{plain},SASL_SSL://127.0.0.1:{secured}");
+        let clients = format!(
+            "PLAINTEXT://127.0.0.1:{plain},SASL_SSL://127.0.0.1:{secured},SSL://127.0.0.1:{tls}"
+        );
         set(
             "listeners",
             &format!("{clients},CONTROLLER://127.0.0.1:{controller}"),
@@ -224,9 +212,12 @@ impl Broker {
         set("inter.broker.listener.name", "PLAINTEXT");
         set(
             "listener.security.protocol.map",
-            "PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT",
+            "PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL,CONTROLLER:PLAINTEXT",
         );
-        set("sasl.enabled.mechanisms", "PLAIN,SCRAM-SHA-256");
+        set(
+            "sasl.enabled.mechanisms",
+            "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
+        );
         let module = |name: &str| format!("org.apache.kafka.common.security.{name} required");
         set(
             "listener.name.sasl_ssl.plain.sasl.jaas.config",
@@ -235,15 +226,17 @@ impl Broker {
                 module("plain.PlainLoginModule")
             ),
         );
-        set(
-            "listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config",
-            &format!("{};", module("scram.ScramLoginModule")),
-        );
-        set("listener.name.sasl_ssl.ssl.keystore.type", "PEM");
-        set(
-            "listener.name.sasl_ssl.ssl.keystore.location",
-            &store.to_string_lossy(),
-        );
+        for mechanism in ["scram-sha-256", "scram-sha-512"] {
+            set(
+                &format!("listener.name.sasl_ssl.{mechanism}.sasl.jaas.config"),
+                &format!("{};", module("scram.ScramLoginModule")),
+            );
+        }
+        for listener in ["sasl_ssl", "ssl"] {
+            let of = |key: &str| format!("listener.name.{listener}.ssl.keystore.{key}");
+            set(&of("type"), "PEM");
+            set(&of("location"), &store.to_string_lossy());
+        }
         // Of what is kept for the life of a broker, nearly all is this buffer.
         set("log.cleaner.dedupe.buffer.size", "8388608");
         set("log.dirs", &data.to_string_lossy());
@@ -275,7 +268,7 @@ impl Drop for Broker {
 impl Ports {
     fn free() -> Self {
         // Held together, so that they differ.
-        let held: Vec<TcpListener> = (0..3)
+        let held: Vec<TcpListener> = (0..4)
             .map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"))
             .collect();
         let port = |i: usize| held[i].local_addr().expect("an address").port();
@@ -283,8 +276,23 @@ impl Ports {
             plain: port(0),
             controller: port(1),
             secured: port(2),
+            tls: port(3),
         }
     }
+}
+
+/// Writes a key and a certificate for this machine, which signs itself.
+pub fn self_signed(folder: &Path, key: &str, certificate: &str) {
+    let kind = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost";
+    let made = Command::new("openssl")
+        .args(kind.split(' '))
+        .args(["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"])
+        .args(["-keyout", key, "-out", certificate])
+        .current_dir(folder)
+        .output()
+        .expect("openssl runs");
+    let said = String::from_utf8_lossy(&made.stderr);
+    assert!(made.status.success(), "{said}");
 }
 
 /// A port of this machine that is free now.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use serde_yaml_ng::Value as Yaml;
 
-use super::broker::{Broker, PASSWORD, USER, free_port};
+use super::broker::{Broker, PASSWORD, USER, free_port, self_signed};
 use super::deployed::{DONE_WITHIN, Deployed, LIVE_WITHIN, refusal};
 use super::foreign::Isolation;
 
@@ -88,23 +88,44 @@ fn who_may_come_in_and_who_may_not() {
         "transaction_id": "T1", "tx_time": 1_740_787_200_000_i64, "card_id": "C1", "terminal_id": "M1",
         "device_id": "D1", "amount": 12.5,
     });
-    for (mechanism, events) in [("PLAIN", 1), ("SCRAM-SHA-256", 2)] {
+    let certificate = broker.certificate();
+    let come_as = |brokers: String, properties: &[(&str, &str)]| {
+        let properties = properties
+            .iter()
+            .map(|(k, v)| (Yaml::from(*k), Yaml::from(*v)));
+        let properties = Yaml::Mapping(properties.collect());
+        deployed.edit(|settings| {
+            settings["kafka"]["brokers"] = brokers.into();
+            settings["kafka"]["properties"] = properties;
+        });
+    };
+    let mut events = 0;
+    let mut decides = |how: &str| {
+        let mut service = deployed.start("one");
+        service.wait_until_live(LIVE_WITHIN);
+        let input = deployed.topic("transactions");
+        let record = json!({"key": "C1", "value": payment.to_string()});
+        foreign.ask(&json!({"do": "produce", "topic": input, "records": [record]}));
+        foreign.wait_for_end(&deployed.group(), &[&input], DONE_WITHIN);
+        service.stop();
+        events += 1;
+        let decisions = foreign.consume(&[&deployed.topic("decisions")], Isolation::Committed);
+        assert_eq!(decisions.len(), events, "{how}");
+    };
+    let trusted = (
+        "ssl.ca.location",
+        certificate.to_str().expect("a plain path"),
+    );
+    for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] {
         let as_user = |password: &str| {
             let properties = [
                 ("security.protocol", "SASL_SSL"),
-                (
-                    "ssl.ca.location",
-                    broker.certificate().to_str().expect("a plain path"),
-                ),
+                trusted,
                 ("sasl.mechanism", mechanism),
                 ("sasl.username", USER),
                 ("sasl.password", password),
-            ]
-            .map(|(key, value)| (Yaml::from(key), Yaml::from(value)));
-            deployed.edit(|settings| {
-                settings["kafka"]["brokers"] = broker.secured().into();
-                settings["kafka"]["properties"] = Yaml::Mapping(properties.into_iter().collect());
-            });
+            ];
+            come_as(broker.secured(), &properties);
         };
         as_user("queen-of-hearts");
         let failure = refused(&deployed, "one", &["sasl"]);
@@ -114,16 +135,22 @@ fn who_may_come_in_and_who_may_not() {
         );
 
         as_user(PASSWORD);
-        let mut service = deployed.start("one");
-        service.wait_until_live(LIVE_WITHIN);
-        let input = deployed.topic("transactions");
-        let record = json!({"key": "C1", "value": payment.to_string()});
-        foreign.ask(&json!({"do": "produce", "topic": input, "records": [record]}));
-        foreign.wait_for_end(&deployed.group(), &[&input], DONE_WITHIN);
-        service.stop();
-        let decisions = foreign.consume(&[&deployed.topic("decisions")], Isolation::Committed);
-        assert_eq!(decisions.len(), events, "{mechanism}");
+        decides(mechanism);
     }
+
+    // TLS alone; then with a certificate that somebody else signed.
+    let over_tls = ("security.protocol", "ssl");
+    self_signed(
+        deployed.state().parent().expect("a folder"),
+        "other-key.pem",
+        "other.pem",
+    );
+    let other = deployed.beside("other.pem");
+    let other = ("ssl.ca.location", other.to_str().expect("a plain path"));
+    come_as(broker.over_tls(), &[over_tls, other]);
+    refused(&deployed, "one", &["certificate", "ssl.ca.location"]);
+    come_as(broker.over_tls(), &[over_tls, trusted]);
+    decides("TLS");
 }
 
 #[test]

@@ -40,7 +40,7 @@ pub use framing::framing_of;
 pub use hash::HashKey;
 pub use kafka::{
     BeforeRevoke, Committer, GroupMember, KafkaOptions, KafkaSource, KafkaTrouble, OffsetReset,
-    OrderLog, RunsReader, TopicPartition,
+    OrderLog, Progress, RunsReader, TopicPartition,
 };
 pub use labels::LabelFileSpec;
 pub use ordered::{OrderedFiles, Wanted};

@@ -23,7 +23,7 @@ use serde::Serialize;
 use crate::failure::Failure;
 use crate::folder::PipelineFolder;
 use crate::kafka::{DecisionEncoder, DecisionReader, EmbeddedBroker, KafkaSink, TopicWriter};
-use crate::line::{self, Feeder, Input, Lane, Next, Outcome, Outcomes, Work};
+use crate::line::{self, Feeder, Input, Lane, Mark, Next, Outcome, Outcomes, Work};
 use crate::pipeline::Pipeline;
 use crate::replay::{input_failure, open_files};
 use crate::tally::{FraudSummary, Summary, Tally};
@@ -235,7 +235,10 @@ fn feed_live(
                 batch.sequence = Sequence(sequence);
                 sequence += batch.len() as u64;
                 feeder.send(Input::Batch(Work {
-                    mark: Some(live.offsets()),
+                    mark: Some(Mark {
+                        next: live.offsets(),
+                        ..Mark::default()
+                    }),
                     ..Work::whole(batch)
                 }))
             }

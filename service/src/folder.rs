@@ -8,13 +8,17 @@ use std::time::Duration;
 use arrow::datatypes::Field;
 use sanderling_decide::{Policy, PolicyError};
 use sanderling_features::{Catalog, FeatureEngine, FeatureError, Function};
-use sanderling_ingest::{KafkaOptions, LabelFileSpec, OffsetReset, RegistryOptions, StreamSpec};
+use sanderling_ingest::{
+    IngestError, KafkaOptions, KafkaTrouble, LabelFileSpec, OffsetReset, RegistryOptions,
+    StreamSpec,
+};
 use sanderling_schemas::{FeatureSchema, Relation};
 use sanderling_scoring::{Placement, Scorer, ScoringError, ServedModel};
 use sha2::{Digest, Sha256};
 
 use crate::failure::{Failure, io_failure};
-use crate::resolve::{check_run, resolve};
+use crate::replay::input_failure;
+use crate::resolve::{check_run, line_of, resolve};
 use crate::settings::{Framing, Settings};
 use crate::tables::TableSpec;
 
@@ -112,6 +116,39 @@ impl PipelineFolder {
             text,
             model: model.map(Path::to_path_buf),
         })
+    }
+
+    /// A fault with its place: the line of `pipeline.yaml` where the key `path` stands.
+    pub fn at(&self, failure: Failure, path: &[&str]) -> Failure {
+        failure
+            .in_file(&self.path.join("pipeline.yaml"))
+            .at(line_of(&self.text, path), None)
+    }
+
+    /// A fault of the input, with the place of what names the broker or the registry.
+    pub fn input_failure(&self, e: IngestError) -> Failure {
+        let path: &[&str] = match &e {
+            IngestError::Kafka { trouble, .. } => match trouble {
+                KafkaTrouble::Authentication | KafkaTrouble::Tls | KafkaTrouble::Setting => {
+                    &["kafka", "properties"]
+                }
+                _ => &["kafka", "brokers"],
+            },
+            IngestError::Registry { .. } => &["kafka", "registry", "url"],
+            _ => return input_failure(e),
+        };
+        self.at(input_failure(e), path)
+    }
+
+    /// The same of a topic that the key `path` names.
+    pub fn topic_failure(&self, e: IngestError, path: &[&str]) -> Failure {
+        match &e {
+            IngestError::Kafka {
+                trouble: KafkaTrouble::MissingTopic | KafkaTrouble::TopicDenied,
+                ..
+            } => self.at(input_failure(e), path),
+            _ => self.input_failure(e),
+        }
     }
 
     /// What `run` needs beyond what every command does.

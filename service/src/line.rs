@@ -13,6 +13,7 @@
 
 mod ends;
 mod flow;
+mod mark;
 mod stages;
 
 use std::collections::BTreeMap;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use sanderling_schemas::{DeadLetter, Offsets, Rung, Timing};
+use sanderling_schemas::{DeadLetter, Rung, Timing};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::failure::Failure;
@@ -30,6 +31,7 @@ use crate::run::Permit;
 use crate::tables::Tables;
 pub use ends::{Feeder, Next, Outcomes};
 pub use flow::{Barrier, Decided, Input, Lane, Look, Outcome, Work};
+pub use mark::{Mark, Note};
 use stages::{SampledEngine, SlowModels, Stage, featurise, judge, score, split_pipeline};
 
 /// Batches that may wait between two stages.
@@ -49,7 +51,7 @@ enum Flow<R, T> {
     Close(Lane),
     Batch(Box<Carried<T>>),
     Rejected(Vec<DeadLetter>),
-    Mark(Offsets),
+    Mark(Mark),
     Tables(Lane, Tables),
     Barrier(Barrier),
     Look(Look),
@@ -62,7 +64,7 @@ struct Carried<T> {
     champion: Option<Arc<str>>,
     backlog: bool,
     quiet: bool,
-    mark: Option<Offsets>,
+    mark: Option<Mark>,
     permit: Option<Arc<Permit>>,
     timing: Timing,
     made: T,

@@ -391,7 +391,7 @@ impl Resolver<'_> {
 
 /// The line where a key stands, found by walking down the text; the nearest ancestor's line if the
 /// key itself is not written.
-fn line_of(text: &str, path: &[&str]) -> Option<usize> {
+pub fn line_of(text: &str, path: &[&str]) -> Option<usize> {
     let mut found = None;
     let mut lines = text.lines().enumerate();
     for key in path {

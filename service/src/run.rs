@@ -14,6 +14,7 @@ mod lanes;
 mod live_tables;
 mod log_reader;
 mod look;
+mod lost;
 mod pace;
 mod parity;
 mod priority;
@@ -41,7 +42,6 @@ use crate::health::{self, HealthState};
 use crate::kafka::{DecisionEncoder, KafkaSink};
 use crate::line::{self, Feeder, Lane};
 use crate::pipeline::{Drill, Pipeline};
-use crate::replay::input_failure;
 use crate::settings::{Delivery, EntityState};
 use crate::tally::{Summary, Tally};
 use crate::telemetry::Metrics;
@@ -190,7 +190,7 @@ pub fn run(folder: &PipelineFolder, options: &RunOptions) -> Result<Summary, Fai
                 looked_at.fed_by(Arc::downgrade(&open));
                 let options = service.kafka_options(Arc::downgrade(&open));
                 let source = KafkaSource::new(folder.relation.clone(), &folder.streams, &options)
-                    .map_err(input_failure)?;
+                    .map_err(|e| folder.input_failure(e))?;
                 let _ = committers.send(source.committer());
                 drop(committers);
                 if settled.recv().is_err() || !service.history(&source.committer(), &all, feeder)? {
@@ -200,11 +200,14 @@ pub fn run(folder: &PipelineFolder, options: &RunOptions) -> Result<Summary, Fai
             },
             |outcomes| {
                 let _running = running;
+                // Gone with this, however it ends: the feeder waits for it.
+                let settle = settle;
                 // Without a committer the feeder has failed and says why.
                 let Ok(committer) = committer.recv() else {
                     return Ok(());
                 };
-                let encoder = DecisionEncoder::new(&settings.output, folder.registry.as_ref())?;
+                let encoder = DecisionEncoder::new(&settings.output, folder.registry.as_ref())
+                    .map_err(|failure| folder.at(failure, &["kafka", "registry", "url"]))?;
                 let (kafka, output) = (&settings.kafka, &settings.output);
                 let sink = match settings.delivery {
                     Delivery::AtLeastOnce => {
@@ -297,14 +300,12 @@ impl Service<'_> {
     fn partitions(&self) -> Result<Vec<TopicPartition>, Failure> {
         let kafka = &self.folder.settings.kafka;
         let mut topics: BTreeMap<Arc<str>, i32> = BTreeMap::new();
-        for topic in self
-            .folder
-            .streams
-            .iter()
-            .filter_map(|s| s.topic.as_deref())
-        {
+        for stream in &self.folder.streams {
+            let Some(topic) = stream.topic.as_deref() else {
+                continue;
+            };
             let count = KafkaSource::partitions_of(&kafka.brokers, &kafka.properties, topic)
-                .map_err(input_failure)?;
+                .map_err(|e| (self.folder).topic_failure(e, &["streams", &stream.name, "topic"]))?;
             topics.insert(topic.into(), count);
         }
         let counts: Vec<i32> = topics.values().copied().collect();
@@ -329,10 +330,16 @@ impl Service<'_> {
     /// Refuses to start without somewhere to write to: that would show at the first decision only.
     fn outputs_are_there(&self) -> Result<(), Failure> {
         let (kafka, output) = (&self.folder.settings.kafka, &self.folder.settings.output);
-        let topics = [&output.decisions, &output.dead_letters, &output.order];
-        for topic in topics.into_iter().flatten() {
-            KafkaSource::partitions_of(&kafka.brokers, &kafka.properties, topic)
-                .map_err(input_failure)?;
+        let topics = [
+            ("decisions", &output.decisions),
+            ("dead_letters", &output.dead_letters),
+            ("order", &output.order),
+        ];
+        for (key, topic) in topics {
+            if let Some(topic) = topic {
+                KafkaSource::partitions_of(&kafka.brokers, &kafka.properties, topic)
+                    .map_err(|e| self.folder.topic_failure(e, &["output", key]))?;
+            }
         }
         Ok(())
     }
@@ -347,7 +354,7 @@ impl Service<'_> {
         let since = Instant::now();
         loop {
             let members = KafkaSource::members(&kafka.brokers, &kafka.properties, &self.group())
-                .map_err(input_failure)?;
+                .map_err(|e| self.folder.input_failure(e))?;
             let other = members
                 .into_iter()
                 .find(|member| member.client_id != self.instance.name);
@@ -405,11 +412,19 @@ impl Service<'_> {
 
     /// The checkpoints of a lane.
     fn store(&self, lane: Lane) -> Result<CheckpointStore, Failure> {
-        let prefix = match lane {
+        CheckpointStore::local(&self.state, &self.prefix(lane))
+    }
+
+    /// The folder of a lane's checkpoints.
+    fn folder_of(&self, lane: Lane) -> PathBuf {
+        self.state.join(self.prefix(lane))
+    }
+
+    fn prefix(&self, lane: Lane) -> String {
+        match lane {
             Lane(None) => self.folder.name.clone(),
             Lane(Some(partition)) => format!("{}/lane-{partition}", self.folder.name),
-        };
-        CheckpointStore::local(&self.state, &prefix)
+        }
     }
 }
 

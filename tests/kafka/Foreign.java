@@ -48,6 +48,7 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
  * {do: ends, topics: []}                        -> {TOPIC: {PARTITION: next}}, transactions or not
  * {do: committed, group}                        -> {TOPIC: {PARTITION: next}}
  * {do: members, group}                          -> {members}
+ * {do: move, group, to: {TOPIC: {PARTITION: next}}}
  * </pre>
  */
 public class Foreign {
@@ -86,6 +87,7 @@ public class Foreign {
             case "consume" -> consume(request);
             case "ends" -> ends(request.get("topics"));
             case "committed" -> committed(request.get("group").asText());
+            case "move" -> move(request);
             case "members" -> JSON.createObjectNode().put("members", members(request.get("group").asText()));
             default -> throw new IllegalArgumentException(request.toString());
         };
@@ -267,6 +269,16 @@ public class Foreign {
             }
         });
         return offsets;
+    }
+
+    /** As `kafka-consumer-groups --reset-offsets` does. */
+    private ObjectNode move(JsonNode request) throws Exception {
+        Map<TopicPartition, OffsetAndMetadata> offsets = new HashMap<>();
+        request.get("to").properties().forEach(topic -> topic.getValue().properties().forEach(
+                to -> offsets.put(new TopicPartition(topic.getKey(), Integer.parseInt(to.getKey())),
+                        new OffsetAndMetadata(to.getValue().asLong()))));
+        admin.alterConsumerGroupOffsets(request.get("group").asText(), offsets).all().get();
+        return JSON.createObjectNode().put("moved", offsets.size());
     }
 
     private int members(String group) throws Exception {

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
-use sanderling_schemas::{Offset, Offsets, Partition};
+use rdkafka::topic_partition_list::TopicPartitionList;
+use sanderling_schemas::{Offset, Offsets};
 
 use super::broker::{ANSWER_WITHIN, Broker};
 use super::group::Group;
 use super::options::TopicPartition;
+use super::progress::Progress;
 use crate::IngestError;
 
 /// Time between two tries of a coordinator that is not ready.
@@ -31,23 +32,19 @@ impl Committer {
     }
 
     /// Commits offsets, each the next to read, and waits until the broker has them.
-    pub fn commit(&self, offsets: &Offsets) -> Result<(), IngestError> {
-        self.commit_as(offsets, CommitMode::Sync)
+    pub fn commit(&self, progress: &Progress) -> Result<(), IngestError> {
+        self.commit_as(progress, CommitMode::Sync)
     }
 
     /// Begins to commit offsets, each the next to read, and waits for nothing. A commit that the broker
     /// refuses is said in the log; the next one makes up for it.
-    pub fn begin_commit(&self, offsets: &Offsets) -> Result<(), IngestError> {
-        self.commit_as(offsets, CommitMode::Async)
+    pub fn begin_commit(&self, progress: &Progress) -> Result<(), IngestError> {
+        self.commit_as(progress, CommitMode::Async)
     }
 
-    fn commit_as(&self, offsets: &Offsets, mode: CommitMode) -> Result<(), IngestError> {
+    fn commit_as(&self, progress: &Progress, mode: CommitMode) -> Result<(), IngestError> {
         let failed = |error| self.broker.failed("committing offsets", &error);
-        let mut list = TopicPartitionList::new();
-        for (topic, partition, next) in offsets.iter() {
-            list.add_partition_offset(topic, partition.0, KafkaOffset::Offset(next.0))
-                .map_err(failed)?;
-        }
+        let list = progress.list().map_err(failed)?;
         if list.count() == 0 {
             return Ok(());
         }
@@ -57,13 +54,18 @@ impl Committer {
     /// What the group has committed of these partitions. Waits while a transaction that may
     /// commit more of them is open.
     pub fn committed(&self, partitions: &[TopicPartition]) -> Result<Offsets, IngestError> {
+        self.progress(partitions).map(|progress| progress.next)
+    }
+
+    /// The same with what was noted beside it.
+    pub fn progress(&self, partitions: &[TopicPartition]) -> Result<Progress, IngestError> {
         let failed = |error| self.broker.failed("asking for committed offsets", &error);
         let mut list = TopicPartitionList::new();
         for (topic, partition) in partitions {
             list.add_partition(topic, partition.0);
         }
         if list.count() == 0 {
-            return Ok(Offsets::default());
+            return Ok(Progress::default());
         }
         let asked = Instant::now();
         loop {
@@ -76,17 +78,8 @@ impl Committer {
         }
     }
 
-    fn ask(&self, list: &TopicPartitionList) -> KafkaResult<Offsets> {
-        let mut offsets = Offsets::default();
-        let committed = (self.consumer).committed_offsets(list.clone(), ANSWER_WITHIN)?;
-        for element in committed.elements() {
-            element.error()?;
-            if let KafkaOffset::Offset(next) = element.offset() {
-                let partition = Partition(element.partition());
-                offsets.set(element.topic().into(), partition, Offset(next));
-            }
-        }
-        Ok(offsets)
+    fn ask(&self, list: &TopicPartitionList) -> KafkaResult<Progress> {
+        Progress::of(&(self.consumer).committed_offsets(list.clone(), ANSWER_WITHIN)?)
     }
 
     /// Where each of these partitions ends, if none of them holds a record.

@@ -14,8 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::error::KafkaError;
-use sanderling_ingest::Committer;
-use sanderling_schemas::Offsets;
+use sanderling_ingest::{Committer, Progress};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::{Record, Transactions};
@@ -46,7 +45,7 @@ enum Told {
 /// A transaction that is being ended.
 struct Leg {
     transactions: Transactions,
-    offsets: Offsets,
+    progress: Progress,
     /// Decisions in it.
     decisions: usize,
     /// When its first record was sent.
@@ -89,7 +88,7 @@ impl Relay {
             .spawn(move || {
                 while let Some(mut leg) = legs.blocking_recv() {
                     let delivered = || _ = tell.blocking_send(Told::Delivered);
-                    leg.failed = leg.transactions.try_commit(&leg.offsets, delivered).err();
+                    leg.failed = leg.transactions.try_commit(&leg.progress, delivered).err();
                     if tell.blocking_send(Told::Ended(leg)).is_err() {
                         break;
                     }
@@ -146,11 +145,11 @@ impl Relay {
         self.resting.is_none()
     }
 
-    /// Begins to end the transaction that is filling, together with the input's `offsets`, once the one
+    /// Begins to end the transaction that is filling, together with the input's `progress`, once the one
     /// before has ended. What is sent from here on is in the next one.
     pub fn end(
         &mut self,
-        offsets: Offsets,
+        progress: Progress,
         decisions: usize,
         begun: Instant,
     ) -> Result<(), Failure> {
@@ -161,7 +160,7 @@ impl Relay {
         self.is_behind = true;
         let leg = Leg {
             transactions,
-            offsets,
+            progress,
             decisions,
             begun,
             asked: Instant::now(),
@@ -207,7 +206,7 @@ impl Relay {
             None => 0,
             Some(error) => {
                 self.filling.take_back()?;
-                transactions.commit_after(error, &leg.offsets)?
+                transactions.commit_after(error, &leg.progress)?
             }
         };
         self.is_behind = false;

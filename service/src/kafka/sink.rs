@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sanderling_ingest::Committer;
-use sanderling_schemas::{DeadLetter, Offsets};
+use sanderling_schemas::DeadLetter;
 
 use super::{Commit, DecisionEncoder, Record, Relay, TopicWriter};
 use crate::failure::Failure;
-use crate::line::Decided;
+use crate::line::{Decided, Mark};
 use crate::replay::input_failure;
 use crate::settings::{KafkaSettings, OutputSettings};
 
@@ -29,7 +29,7 @@ pub struct KafkaSink {
     encoder: DecisionEncoder,
     delivery: Delivery,
     /// The newest mark, and whether anything was sent after it.
-    mark: Option<Offsets>,
+    mark: Option<Mark>,
     behind_mark: bool,
 }
 
@@ -49,7 +49,7 @@ enum Delivery {
         writer: TopicWriter,
         committer: Committer,
         /// Marks, each with the number of records that must be delivered before it is committed.
-        undelivered: VecDeque<(u64, Offsets)>,
+        undelivered: VecDeque<(u64, Mark)>,
         committed_at: Instant,
     },
     ExactlyOnce {
@@ -186,21 +186,21 @@ impl KafkaSink {
         }
     }
 
-    /// Everything the source gave up to `offsets` has been sent.
-    pub fn mark(&mut self, offsets: Offsets) {
+    /// Everything the source gave up to `mark` has been sent.
+    pub fn mark(&mut self, mark: Mark) {
         self.behind_mark = false;
         match &mut self.delivery {
             Delivery::AtLeastOnce {
                 writer,
                 undelivered,
                 ..
-            } => undelivered.push_back((writer.sent(), offsets)),
+            } => undelivered.push_back((writer.sent(), mark)),
             Delivery::ExactlyOnce { since, .. } => {
                 // A mark without records, as after records that say nothing, is worth a commit too.
-                if self.mark.as_ref() != Some(&offsets) {
+                if self.mark.as_ref() != Some(&mark) {
                     since.get_or_insert_with(Instant::now);
                 }
-                self.mark = Some(offsets);
+                self.mark = Some(mark);
             }
         }
     }
@@ -270,16 +270,15 @@ impl KafkaSink {
                     return Ok(Vec::new());
                 }
                 let mut newest = None;
-                while let Some((_, offsets)) =
-                    undelivered.pop_front_if(|(sent, _)| *sent <= delivered)
+                while let Some((_, mark)) = undelivered.pop_front_if(|(sent, _)| *sent <= delivered)
                 {
-                    newest = Some(offsets);
+                    newest = Some(mark.progress());
                 }
-                if let Some(offsets) = newest {
+                if let Some(progress) = newest {
                     *committed_at = Instant::now();
                     let committed = match now {
-                        true => committer.commit(&offsets),
-                        false => committer.begin_commit(&offsets),
+                        true => committer.commit(&progress),
+                        false => committer.begin_commit(&progress),
                     };
                     committed.map_err(input_failure)?;
                 }
@@ -303,7 +302,7 @@ impl KafkaSink {
                     }
                     let due = now || full || begun.elapsed() >= *every;
                     if due && !relay.is_ending() {
-                        relay.end(mark.clone(), std::mem::take(decisions), begun)?;
+                        relay.end(mark.progress(), std::mem::take(decisions), begun)?;
                         *asked += 1;
                         *since = None;
                     }

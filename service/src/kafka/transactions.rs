@@ -13,9 +13,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{
     BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig,
 };
-use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
-use sanderling_ingest::Committer;
-use sanderling_schemas::Offsets;
+use sanderling_ingest::{Committer, Progress};
 
 use super::properties::client_config;
 use super::{Record, TIMING_HEADER};
@@ -170,17 +168,17 @@ impl Transactions {
         waits.then(|| SETTLES.saturating_sub(self.ended.elapsed()))
     }
 
-    /// Commits what was kept, together with the input's `offsets`, in one try. Tells once the fate of every
+    /// Commits what was kept, together with the input's `progress`, in one try. Tells once the fate of every
     /// record is known.
     ///
     /// # Errors
     /// The client's. Nothing is lost by then: see [`Self::commit_after`].
     pub fn try_commit(
         &mut self,
-        offsets: &Offsets,
+        progress: &Progress,
         delivered: impl FnOnce(),
     ) -> Result<(), KafkaError> {
-        self.end(offsets, delivered)?;
+        self.end(progress, delivered)?;
         self.kept.clear();
         self.is_over();
         Ok(())
@@ -194,7 +192,7 @@ impl Transactions {
     pub fn commit_after(
         &mut self,
         mut error: KafkaError,
-        offsets: &Offsets,
+        progress: &Progress,
     ) -> Result<u32, Failure> {
         let started = Instant::now();
         let mut aborts = 0;
@@ -206,7 +204,7 @@ impl Transactions {
                 Remedy::Retry if self.committing && started.elapsed() >= END_WITHIN => {
                     tracing::warn!(%error, "the producer is made anew to learn a transaction's fate");
                     aborts += 1;
-                    if self.rebuild(offsets)? {
+                    if self.rebuild(progress)? {
                         return Ok(aborts);
                     }
                 }
@@ -214,7 +212,7 @@ impl Transactions {
                 Remedy::Abort => {
                     tracing::warn!(%error, records = self.kept.len(), "a transaction is aborted and sent again");
                     aborts += 1;
-                    if !self.abort() && self.rebuild(offsets)? {
+                    if !self.abort() && self.rebuild(progress)? {
                         return Ok(aborts);
                     }
                 }
@@ -224,12 +222,12 @@ impl Transactions {
                     }
                     tracing::warn!(%error, "the producer is made anew to learn a transaction's fate");
                     aborts += 1;
-                    if self.rebuild(offsets)? {
+                    if self.rebuild(progress)? {
                         return Ok(aborts);
                     }
                 }
             }
-            match self.try_commit(offsets, || ()) {
+            match self.try_commit(progress, || ()) {
                 Ok(()) => return Ok(aborts),
                 Err(again) => error = again,
             }
@@ -267,7 +265,7 @@ impl Transactions {
         self.begun.elapsed() >= timeout.unwrap_or(TRANSACTION_TIMEOUT)
     }
 
-    fn end(&mut self, offsets: &Offsets, delivered: impl FnOnce()) -> Result<(), KafkaError> {
+    fn end(&mut self, progress: &Progress, delivered: impl FnOnce()) -> Result<(), KafkaError> {
         if !self.open {
             self.try_begin()?;
         }
@@ -276,10 +274,7 @@ impl Transactions {
             self.handed += 1;
         }
         if !self.committing {
-            let mut list = TopicPartitionList::new();
-            for (topic, partition, next) in offsets.iter() {
-                list.add_partition_offset(topic, partition.0, KafkaOffset::Offset(next.0))?;
-            }
+            let list = progress.list()?;
             if list.count() > 0 {
                 let group = self.committer.group_metadata();
                 self.producer
@@ -340,9 +335,10 @@ impl Transactions {
         }
     }
 
-    /// Replaces the producer; returns whether the transaction that carried `offsets` turned out to
+    /// Replaces the producer; returns whether the transaction that carried `progress` turned out to
     /// be committed, in which case nothing is sent again.
-    fn rebuild(&mut self, offsets: &Offsets) -> Result<bool, Failure> {
+    fn rebuild(&mut self, progress: &Progress) -> Result<bool, Failure> {
+        let offsets = &progress.next;
         self.producer = begin_producer(&self.config, &self.id)?;
         self.is_over();
         let partitions: Vec<_> = offsets.iter().map(|(t, p, _)| (t.into(), p)).collect();

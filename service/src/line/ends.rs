@@ -55,7 +55,7 @@ impl Feeder {
                 made: events,
             })),
             Input::Rejected(letters) => Flow::Rejected(letters),
-            Input::Mark(offsets) => Flow::Mark(offsets),
+            Input::Mark(mark) => Flow::Mark(mark),
             Input::Tables(lane, tables) => Flow::Tables(lane, tables),
             Input::Barrier(barrier) => Flow::Barrier(barrier),
             Input::Look(look) => Flow::Look(look),

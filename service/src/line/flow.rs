@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use arrow::array::ArrayRef;
 use sanderling_features::{EngineView, FeatureError};
-use sanderling_schemas::{
-    DeadLetter, Decision, EventBatch, KnownLabel, Offsets, OrderRecord, Rung, Timing,
-};
+use sanderling_schemas::{DeadLetter, Decision, EventBatch, KnownLabel, OrderRecord, Rung, Timing};
 use sanderling_scoring::MemoryView;
 use sanderling_state::Snapshot;
 
+use super::Mark;
 use crate::pipeline::Pipeline;
 use crate::roster::ModelSnapshots;
 use crate::run::Permit;
@@ -47,7 +46,7 @@ pub enum Input {
     /// Records that could not become events.
     Rejected(Vec<DeadLetter>),
     /// Where the source stands, when that is not told by a batch.
-    Mark(Offsets),
+    Mark(Mark),
     /// From here on a lane's events find what these tables say.
     Tables(Lane, Tables),
     /// A cut through the line is wanted here.
@@ -73,7 +72,7 @@ pub struct Work {
     pub quiet: bool,
     /// Where the source stands once they and all before them are dealt with; absent while records
     /// read with them are still to come.
-    pub mark: Option<Offsets>,
+    pub mark: Option<Mark>,
     /// Held while they are on the line.
     pub permit: Option<Arc<Permit>>,
 }
@@ -101,7 +100,7 @@ pub enum Outcome {
     /// Passed through.
     Rejected(Vec<DeadLetter>),
     /// Passed through.
-    Mark(Offsets),
+    Mark(Mark),
     /// The barrier, with the stages' state.
     Barrier(Barrier),
 }
@@ -129,7 +128,7 @@ pub struct Decided {
     /// What each stage took.
     pub timing: Timing,
     /// Where the source stands after it.
-    pub mark: Option<Offsets>,
+    pub mark: Option<Mark>,
 }
 
 /// A consistent cut through the line.

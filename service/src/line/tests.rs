@@ -12,7 +12,7 @@ fn idle(feeder: &Feeder) -> Result<(), Failure> {
         assert!(begun.elapsed() < Duration::from_secs(20), "nobody tells");
         sleep(Duration::from_millis(1));
     }
-    assert!(!feeder.send(Input::Mark(Offsets::default())));
+    assert!(!feeder.send(Input::Mark(Mark::default())));
     Ok(())
 }
 
@@ -29,7 +29,7 @@ fn what_was_fed_is_drained_before_the_end() {
     for apart in [false, true] {
         let mut marks = 0;
         let fed = |feeder: &Feeder| {
-            assert!((0..100).all(|_| feeder.send(Input::Mark(Offsets::default()))));
+            assert!((0..100).all(|_| feeder.send(Input::Mark(Mark::default()))));
             Ok(())
         };
         let drained = run(apart, fed, |outcomes| {

@@ -19,7 +19,6 @@ use crate::checkpoint::CheckpointManifest;
 use crate::failure::Failure;
 use crate::kafka::{KafkaSink, Point};
 use crate::line::{Barrier, Lane, Next, Outcome, Outcomes};
-use crate::replay::input_failure;
 use crate::tally::Tally;
 use crate::telemetry::{Awaited, Stage, TransactionEnd};
 
@@ -135,6 +134,7 @@ impl Service<'_> {
             let passed = barrier.passed.clone();
             match order_from.and_then(|from| self.write_checkpoint(barrier, versions, &from)) {
                 Ok(bytes) => {
+                    self.lanes.kept(lane);
                     self.metrics.checkpoint(started.elapsed(), bytes);
                     tracing::info!(%lane, sequence, bytes, seconds = started.elapsed().as_secs_f64(), "checkpoint");
                 }
@@ -197,7 +197,7 @@ impl Service<'_> {
         let kafka = &self.folder.settings.kafka;
         OrderLog::new(&kafka.brokers, &kafka.properties, topic)
             .and_then(|log| log.ends())
-            .map_err(input_failure)
+            .map_err(|e| self.folder.input_failure(e))
     }
 }
 

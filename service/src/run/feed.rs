@@ -6,7 +6,9 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::bounded;
-use sanderling_ingest::{Committer, EventSource, KafkaSource, SourceEvent, TopicPartition};
+use sanderling_ingest::{
+    Committer, EventSource, IngestError, KafkaSource, SourceEvent, TopicPartition,
+};
 use sanderling_schemas::{EventBatch, Rung, Sequence};
 
 use super::Service;
@@ -15,7 +17,6 @@ use super::lanes::Lanes;
 use super::pace::Permit;
 use crate::failure::Failure;
 use crate::line::{Feeder, Input, Lane, Work};
-use crate::replay::input_failure;
 
 /// How long to wait for a record, or for a place on the line.
 const POLL: Duration = Duration::from_millis(50);
@@ -86,7 +87,7 @@ impl<'a> Feed<'a> {
     /// Takes what there is and puts it on the line; `false` once the line has ended.
     fn turn(&mut self, permit: Arc<Permit>) -> Result<bool, Failure> {
         let rows_max = self.service.pace.rows_max();
-        let on_line = match self.source.next(rows_max, POLL).map_err(input_failure)? {
+        let on_line = match (self.source.next(rows_max, POLL)).map_err(|e| self.failure(e))? {
             SourceEvent::Batch(batch) => self.dispatch(batch, permit),
             SourceEvent::Rejected(letters) => {
                 self.service.metrics.rejected(&letters);
@@ -140,10 +141,8 @@ impl<'a> Feed<'a> {
             .taken(&self.service.folder.relation, &batch);
         let now_us = now_us();
         let behind = self.source.is_behind();
-        let offsets = self.source.offsets();
-        self.service.lanes.mark(&offsets);
+        let mut mark = Some(self.service.lanes.mark(self.source.offsets()));
         let (mut from, rows) = (0, batch.len());
-        let mut mark = Some(offsets);
         while from < rows {
             // What waited for us is late, and no backlog: the ladder is there to catch up with it.
             let is_past = |row: usize| behind && pace.is_past(now_us - batch.broker_time_us[row]);
@@ -185,9 +184,8 @@ impl<'a> Feed<'a> {
         if !self.source.has_given_all() {
             return true;
         }
-        let offsets = self.source.offsets();
-        self.service.lanes.mark(&offsets);
-        self.feeder.send(Input::Mark(offsets))
+        let mark = self.service.lanes.mark(self.source.offsets());
+        self.feeder.send(Input::Mark(mark))
     }
 
     fn assigned(&mut self, partitions: Vec<TopicPartition>) -> Result<bool, Failure> {
@@ -218,23 +216,23 @@ impl<'a> Feed<'a> {
                 .filter(|p| self.lane(p) == lane)
                 .cloned()
                 .collect();
-            let committed = self.committer.committed(&mine).map_err(input_failure)?;
-            let recovered = self.service.recover(lane, &mine, &committed, self.feeder)?;
+            let progress = (self.committer.progress(&mine)).map_err(|e| self.failure(e))?;
+            let recovered = self.service.recover(lane, &mine, &progress, self.feeder)?;
             let Some(recovered) = recovered else {
                 return Ok(self.service.is_stopping());
             };
-            self.service
-                .lanes
-                .open(lane, recovered.sequence, &recovered.next);
+            let (sequence, next) = (recovered.sequence, &recovered.next);
+            if self.service.folder.settings.output.order.is_none() && sequence == 0 {
+                self.service.lanes.hold(lane);
+            }
+            let mark = self.service.lanes.open(lane, sequence, next);
             // At least once, the order log may have led beyond what was committed.
-            if !self.service.exactly_once()
-                && !self.feeder.send(Input::Mark(recovered.next.clone()))
-            {
+            if !self.service.exactly_once() && !self.feeder.send(Input::Mark(mark)) {
                 return Ok(self.service.is_stopping());
             }
             self.source
                 .begin(&mine, &recovered.next)
-                .map_err(input_failure)?;
+                .map_err(|e| self.service.folder.input_failure(e))?;
         }
         self.service.metrics.lanes(self.service.lanes.all().len());
         self.service.health.live();
@@ -282,6 +280,10 @@ impl<'a> Feed<'a> {
             .into_iter()
             .filter_map(|lane| self.service.lanes.barrier(lane, None))
             .all(|barrier| self.feeder.send(Input::Barrier(barrier)))
+    }
+
+    fn failure(&self, e: IngestError) -> Failure {
+        self.service.folder.input_failure(e)
     }
 
     fn not_whole(&self) -> Failure {

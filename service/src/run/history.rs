@@ -42,7 +42,7 @@ impl Service<'_> {
             tracing::info!("there is a state already: the history is left out");
             return Ok(true);
         }
-        let committed = committer.committed(all).map_err(input_failure)?;
+        let committed = (committer.committed(all)).map_err(|e| self.folder.input_failure(e))?;
         if committed.iter().next().is_some() {
             return Err(Failure::new(
                 "history",
@@ -51,7 +51,7 @@ impl Service<'_> {
             .cure("put back the checkpoints of state.url; to begin anew with the history, remove the group's offsets and the order topic"));
         }
         // What comes while the history is folded comes after it.
-        let begin = committer.ends_if_empty(all).map_err(input_failure)?;
+        let begin = (committer.ends_if_empty(all)).map_err(|e| self.folder.input_failure(e))?;
         self.health.starting("folding the history");
         let mut files = open_files(self.folder, &self.options.history, None, None)?;
         let pipeline = self.new_pipeline()?;

@@ -3,14 +3,14 @@
 //! Shared between the feeder, which moves them on, and the hook that runs while partitions are
 //! being given up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::Sender;
 use sanderling_schemas::{Offset, Offsets, Partition};
 use serde::{Deserialize, Serialize};
 
-use crate::line::{Barrier, Lane};
+use crate::line::{Barrier, Lane, Mark};
 
 /// Where a lane's input stood at a checkpoint.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -42,19 +42,33 @@ struct Owned {
     marked: Offsets,
     /// Sequence of each lane's last checkpoint.
     checkpointed: BTreeMap<Lane, u64>,
+    /// Lanes of which nothing may be committed yet.
+    held: BTreeSet<Lane>,
 }
 
 impl Lanes {
     /// A lane goes on at `sequence`, and its partitions at `next`.
-    pub fn open(&self, lane: Lane, sequence: u64, next: &Offsets) {
+    pub fn open(&self, lane: Lane, sequence: u64, next: &Offsets) -> Mark {
         self.owned().sequences.insert(lane, sequence);
-        self.mark(next);
+        self.mark(next.clone())
+    }
+
+    /// Nothing of a lane is committed until it has a checkpoint: without an order log there is nothing else
+    /// that could bring it back.
+    pub fn hold(&self, lane: Lane) {
+        self.owned().held.insert(lane);
+    }
+
+    /// A lane has a checkpoint.
+    pub fn kept(&self, lane: Lane) {
+        self.owned().held.remove(&lane);
     }
 
     /// A lane is given up; whether it was owned.
     pub fn close(&self, lane: Lane) -> bool {
         let mut owned = self.owned();
         owned.checkpointed.remove(&lane);
+        owned.held.remove(&lane);
         owned.sequences.remove(&lane).is_some()
     }
 
@@ -72,13 +86,27 @@ impl Lanes {
         Some(first)
     }
 
-    /// Where the source stands now. Of a partition that has brought nothing it says nothing, and what
+    /// Where the source stands now, with how far each lane has come. Of a partition that has brought nothing it says nothing, and what
     /// was known of it holds.
-    pub fn mark(&self, offsets: &Offsets) {
+    pub fn mark(&self, next: Offsets) -> Mark {
         let mut owned = self.owned();
-        for (topic, partition, next) in offsets.iter() {
+        for (topic, partition, next) in next.iter() {
             owned.marked.set(topic.into(), partition, next);
         }
+        let rows = owned.sequences.clone();
+        if owned.held.is_empty() {
+            return Mark { next, rows };
+        }
+        let is_held = |p: Partition| {
+            [Lane::WHOLE, Lane(Some(p.0))]
+                .iter()
+                .any(|l| owned.held.contains(l))
+        };
+        let mut free = Offsets::default();
+        for (topic, partition, next) in next.iter().filter(|(_, p, _)| !is_held(*p)) {
+            free.set(topic.into(), partition, next);
+        }
+        Mark { next: free, rows }
     }
 
     /// The lanes that have moved on since their last checkpoint was asked for.
@@ -145,11 +173,25 @@ mod tests {
             offsets(&[("a", 0, 4), ("b", 0, 2)])
         );
         lanes.advance(Lane::WHOLE, 1);
-        lanes.mark(&offsets(&[("b", 0, 3)]));
+        let mark = lanes.mark(offsets(&[("b", 0, 3)]));
+        assert_eq!(mark.rows[&Lane::WHOLE], 7);
         assert_eq!(
             position(&lanes, Lane::WHOLE),
             offsets(&[("a", 0, 4), ("b", 0, 3)])
         );
+    }
+
+    #[test]
+    fn a_lane_that_nothing_could_bring_back_is_not_committed() {
+        let lanes = Lanes::default();
+        lanes.hold(Lane(Some(0)));
+        lanes.open(Lane(Some(0)), 0, &Offsets::default());
+        lanes.open(Lane(Some(1)), 0, &Offsets::default());
+        let read = offsets(&[("a", 0, 3), ("a", 1, 2)]);
+        assert_eq!(lanes.mark(read.clone()).next, offsets(&[("a", 1, 2)]));
+        assert_eq!(position(&lanes, Lane(Some(0))), offsets(&[("a", 0, 3)]));
+        lanes.kept(Lane(Some(0)));
+        assert_eq!(lanes.mark(read.clone()).next, read);
     }
 
     #[test]

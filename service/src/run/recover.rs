@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use sanderling_ingest::{IngestError, OrderLog, RunsReader};
+use sanderling_ingest::{IngestError, OrderLog, Progress, RunsReader};
 use sanderling_schemas::{Offset, Offsets, OrderRecord, Partition, Rung, Sequence, Versions};
 
 use super::Service;
@@ -17,7 +17,6 @@ use crate::failure::Failure;
 use crate::folder::short;
 use crate::line::{Feeder, Input, Lane, Work};
 use crate::pipeline::Pipeline;
-use crate::replay::input_failure;
 use crate::tables::{Tables, versions};
 
 /// A lane that has come back.
@@ -54,9 +53,10 @@ impl Service<'_> {
         &self,
         lane: Lane,
         partitions: &[(Arc<str>, Partition)],
-        committed: &Offsets,
+        progress: &Progress,
         feeder: &Feeder,
     ) -> Result<Option<Recovered>, Failure> {
+        let committed = &progress.next;
         let started = Instant::now();
         let mut pipeline = self.new_pipeline()?;
         let mut recovered = Recovered {
@@ -90,9 +90,11 @@ impl Service<'_> {
         }
         if let Some(topic) = &self.folder.settings.output.order {
             let kafka = &self.folder.settings.kafka;
-            let mut log =
-                OrderLog::new(&kafka.brokers, &kafka.properties, topic).map_err(input_failure)?;
-            let mut runs = self.runs_reader(&kafka.properties).map_err(input_failure)?;
+            let mut log = OrderLog::new(&kafka.brokers, &kafka.properties, topic)
+                .map_err(|e| self.folder.input_failure(e))?;
+            let mut runs = self
+                .runs_reader(&kafka.properties)
+                .map_err(|e| self.folder.input_failure(e))?;
             let folded = log.read_from(&order_from, |record| {
                 if record.lane != lane.0 || record.sequence.0 < recovered.sequence {
                     return Ok(());
@@ -104,13 +106,14 @@ impl Service<'_> {
                 Err(Stopped::Over) => return Ok(None),
                 Err(Stopped::Failure(failure)) => return Err(failure),
                 Err(Stopped::Ingest(e)) => {
-                    let failure = input_failure(e);
+                    let failure = self.folder.input_failure(e);
                     return Err(failure.cure(
                         "put back the checkpoints of state.url, and the models that were served with them; or keep the order topic and the input for longer than state.interval; to begin anew, remove the state folder and the group's offsets",
                     ));
                 }
             }
         }
+        self.nothing_is_lost(lane, progress, &recovered)?;
         let now = self.tables.now();
         if versions(&now) != versions(&recovered.tables) && !feeder.send(Input::Tables(lane, now)) {
             return Ok(None);

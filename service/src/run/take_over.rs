@@ -16,7 +16,6 @@ use super::recover::Stopped;
 use crate::failure::Failure;
 use crate::line::Lane;
 use crate::pipeline::Pipeline;
-use crate::replay::input_failure;
 use crate::tables::{Tables, versions};
 
 /// Rows between two words on how far it has come.
@@ -37,7 +36,7 @@ impl Service<'_> {
             Ok(folded) => folded,
             Err(Stopped::Over) => return Ok(None),
             Err(Stopped::Failure(failure)) => return Err(failure),
-            Err(Stopped::Ingest(e)) => return Err(input_failure(e)),
+            Err(Stopped::Ingest(e)) => return Err(self.folder.input_failure(e)),
         };
         let taken = pipeline.features.take_over(windows, folded).map_err(|e| {
             Failure::new("checkpoint", format!("its state cannot be taken over: {e}")).cure(

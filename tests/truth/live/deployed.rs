@@ -75,6 +75,11 @@ impl Deployed {
             .expect("a pipeline");
     }
 
+    /// Gives it a trained model.
+    pub fn put_model(&self, model: &Path) {
+        copy(model, &self.folder().join("model"));
+    }
+
     /// Makes its topics.
     pub fn create_topics(&self, foreign: &mut Foreign, streams: &[&str]) {
         let outputs = ["decisions", "dead_letters", "order"].map(|output| self.topic(output));
@@ -132,8 +137,7 @@ impl Deployed {
     pub fn start_with(&self, instance: &str, more: &[&str]) -> Service {
         let port = free_port();
         let mut run = self.run_at(port, more);
-        run.args(["--set", &format!("instance={instance}")])
-            .env("SANDERLING_LOG", "info");
+        run.args(["--set", &format!("instance={instance}")]);
         let log = self.beside(&format!("{instance}.log"));
         let open = || {
             File::options()

@@ -15,6 +15,7 @@ mod harness;
 mod http;
 mod ladder;
 mod looked_at;
+mod lost_state;
 mod new_features;
 mod parity;
 mod payments;

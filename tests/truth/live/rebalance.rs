@@ -37,11 +37,7 @@ fn partitions_move_with_their_state() {
         // What is compared is made by the full model, however slow this machine is.
         settings["deadline_ms"] = 600_000.into();
     });
-    let model_folder = deployed.folder().join("model");
-    std::fs::create_dir_all(&model_folder).expect("a folder");
-    for entry in std::fs::read_dir(&model).expect("a model").flatten() {
-        std::fs::copy(entry.path(), model_folder.join(entry.file_name())).expect("a copy");
-    }
+    deployed.put_model(&model);
 
     let (input, group) = (deployed.topic("telemetry"), deployed.group());
     let mut watcher = broker.foreign();

@@ -12,7 +12,7 @@ use super::foreign::Isolation;
 const REFUSED_WITHIN: Duration = Duration::from_secs(90);
 
 /// The refusal of a start, which has a cure and whose message holds `words`.
-fn refused(deployed: &Deployed, instance: &str, words: &[&str]) -> Value {
+pub fn refused(deployed: &Deployed, instance: &str, words: &[&str]) -> Value {
     let port = free_port();
     let (health, instance) = (
         format!("health.listen=127.0.0.1:{port}"),
@@ -34,12 +34,41 @@ fn refused(deployed: &Deployed, instance: &str, words: &[&str]) -> Value {
     failure
 }
 
+/// Fails unless a failure names the line of `pipeline.yaml` to which these keys lead.
+pub fn stands_at(failure: &Value, deployed: &Deployed, keys: &[&str]) {
+    let file = deployed.folder().join("pipeline.yaml");
+    assert_eq!(failure["file"].as_str(), file.to_str(), "{failure}");
+    let text = std::fs::read_to_string(&file).expect("settings");
+    let mut lines = text.lines().enumerate();
+    let mut line = 0;
+    for key in keys {
+        let found = lines.find(|(_, text)| text.trim_start().starts_with(key));
+        line = found.unwrap_or_else(|| panic!("no {key} in {text}")).0 + 1;
+    }
+    assert_eq!(failure["line"], line, "{failure}");
+}
+
 #[test]
 fn a_broker_that_is_not_there() {
     let deployed = Deployed::new("pipelines/card-fraud", "nobody", 1, Broker::shared());
     let nobody = format!("127.0.0.1:{}", free_port());
     deployed.edit(|settings| settings["kafka"]["brokers"] = nobody.as_str().into());
-    refused(&deployed, "one", &[&nobody]);
+    let failure = refused(&deployed, "one", &[&nobody]);
+    stands_at(&failure, &deployed, &["kafka:", "brokers:"]);
+}
+
+#[test]
+fn a_registry_that_is_not_there() {
+    let broker = Broker::shared();
+    let deployed = Deployed::new("pipelines/card-fraud", "unregistered", 1, broker);
+    deployed.create_topics(&mut broker.foreign(), &["transactions", "labels"]);
+    let nobody = format!("http://127.0.0.1:{}", free_port());
+    deployed.edit(|settings| {
+        settings["output"]["format"] = "avro".into();
+        settings["kafka"]["registry"]["url"] = nobody.as_str().into();
+    });
+    let failure = refused(&deployed, "one", &[&nobody]);
+    stands_at(&failure, &deployed, &["kafka:", "registry:", "url:"]);
 }
 
 #[test]
@@ -48,13 +77,20 @@ fn topics_that_are_not_there() {
     let deployed = Deployed::new("pipelines/card-fraud", "homeless", 1, broker);
     let mut foreign = broker.foreign();
     // None; then those of the input; then all but one of the output.
-    refused(&deployed, "one", &[&deployed.topic("transactions")]);
+    let failure = refused(&deployed, "one", &[&deployed.topic("transactions")]);
+    stands_at(
+        &failure,
+        &deployed,
+        &["streams:", "transactions:", "topic:"],
+    );
     let (payments, labels) = (deployed.topic("transactions"), deployed.topic("labels"));
     foreign.create([(payments.as_str(), 1), (labels.as_str(), 1)]);
-    refused(&deployed, "one", &[&deployed.topic("decisions")]);
+    let failure = refused(&deployed, "one", &[&deployed.topic("decisions")]);
+    stands_at(&failure, &deployed, &["output:", "decisions:"]);
     let (decisions, letters) = (deployed.topic("decisions"), deployed.topic("dead_letters"));
     foreign.create([(decisions.as_str(), 1), (letters.as_str(), 1)]);
-    refused(&deployed, "one", &[&deployed.topic("order")]);
+    let failure = refused(&deployed, "one", &[&deployed.topic("order")]);
+    stands_at(&failure, &deployed, &["output:", "order:"]);
 }
 
 #[test]
@@ -133,6 +169,7 @@ fn who_may_come_in_and_who_may_not() {
             !failure.to_string().contains("queen-of-hearts"),
             "a secret is told: {failure}"
         );
+        stands_at(&failure, &deployed, &["kafka:", "properties:"]);
 
         as_user(PASSWORD);
         decides(mechanism);
@@ -148,7 +185,8 @@ fn who_may_come_in_and_who_may_not() {
     let other = deployed.beside("other.pem");
     let other = ("ssl.ca.location", other.to_str().expect("a plain path"));
     come_as(broker.over_tls(), &[over_tls, other]);
-    refused(&deployed, "one", &["certificate", "ssl.ca.location"]);
+    let failure = refused(&deployed, "one", &["certificate", "ssl.ca.location"]);
+    stands_at(&failure, &deployed, &["kafka:", "properties:"]);
     come_as(broker.over_tls(), &[over_tls, trusted]);
     decides("TLS");
 }

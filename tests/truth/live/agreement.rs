@@ -2,12 +2,13 @@
 //! must hold of a topic's decisions and order records whatever became of those who wrote them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type};
 use arrow::util::display::array_value_to_string;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::foreign::Record;
 
@@ -94,7 +95,15 @@ pub fn bit_equal(decisions: &[Record], table: &RecordBatch) {
     );
     let columns: Vec<(String, Cells)> = (table.schema().fields().iter().zip(table.columns()))
         .filter(|(field, _)| !field.name().starts_with("timing_"))
-        .map(|(field, column)| (field.name().clone(), Cells::new(column.as_ref())))
+        .map(|(field, column)| {
+            let cells = Cells::new(column.as_ref());
+            let cells = if field.name() == "shadow" {
+                cells.objects()
+            } else {
+                cells
+            };
+            (field.name().clone(), cells)
+        })
         .collect();
     let id_of = |row| columns[0].1.text(row).expect("an id").to_string();
     assert_eq!(columns[0].0, "id");
@@ -110,7 +119,7 @@ pub fn bit_equal(decisions: &[Record], table: &RecordBatch) {
             let Some(told) = part(&decision, name) else {
                 continue;
             };
-            cells.must_be(row, told, || format!("{name} of {id}"));
+            cells.must_be(row, told, &|| format!("{name} of {id}"));
         }
     }
 }
@@ -123,8 +132,6 @@ fn part<'a>(decision: &'a Value, column: &str) -> Option<&'a Value> {
         "_partition" => &decision["event"]["partition"],
         "_offset" => &decision["event"]["offset"],
         "a_base" => &attribution["base"],
-        // Text of JSON in the table.
-        "shadow" => return None,
         _ => match column.split_once('_') {
             Some(("f", feature)) => decision["features"].get(feature).expect("a feature"),
             Some(("a", group)) => &attribution["values"][group],
@@ -139,8 +146,10 @@ enum Cells {
     Doubles(Vec<Option<f64>>),
     Integers(Vec<Option<String>>),
     Texts(Vec<Option<String>>),
-    /// Lists: only their lengths and the first field of their items.
-    Lists(Vec<Vec<String>>),
+    /// Lists: of each row the range of its items, and the items' fields; of what is no struct, one without a name.
+    Lists(Vec<Range<usize>>, Vec<(String, Cells)>),
+    /// Text of JSON, NULL for an empty object.
+    Objects(Vec<Value>),
 }
 
 impl Cells {
@@ -160,30 +169,43 @@ impl Cells {
                 Self::Doubles(doubles.as_primitive::<Float64Type>().iter().collect())
             }
             kind if kind.is_integer() => Self::Integers(texts(column)),
-            DataType::List(_) => Self::Lists(
-                (column.as_list::<i32>().iter())
-                    .map(|list| {
-                        let list = list.expect("no list is NULL");
-                        let first = match list.as_struct_opt() {
-                            Some(items) => items.column(0).clone(),
-                            None => list,
-                        };
-                        texts(first.as_ref()).into_iter().flatten().collect()
-                    })
-                    .collect(),
-            ),
+            DataType::List(_) => {
+                let lists = column.as_list::<i32>();
+                assert_eq!(lists.null_count(), 0, "no list is NULL");
+                let ranges = lists.value_offsets().windows(2);
+                let ranges = ranges.map(|ends| ends[0] as usize..ends[1] as usize);
+                let fields = match lists.values().as_struct_opt() {
+                    Some(items) => (items.fields().iter().zip(items.columns()))
+                        .map(|(field, of)| (field.name().clone(), Self::new(of)))
+                        .collect(),
+                    None => vec![(String::new(), Self::new(lists.values()))],
+                };
+                Self::Lists(ranges.collect(), fields)
+            }
             _ => Self::Texts(texts(column)),
         }
+    }
+
+    /// Text that is JSON, as what it says.
+    fn objects(self) -> Self {
+        let Self::Texts(all) = self else {
+            panic!("a column of text");
+        };
+        let object = |text: Option<String>| match text {
+            Some(text) => serde_json::from_str(&text).expect("JSON"),
+            None => json!({}),
+        };
+        Self::Objects(all.into_iter().map(object).collect())
     }
 
     fn text(&self, row: usize) -> Option<&str> {
         match self {
             Self::Integers(all) | Self::Texts(all) => all[row].as_deref(),
-            Self::Doubles(_) | Self::Lists(_) => None,
+            Self::Doubles(_) | Self::Lists(..) | Self::Objects(_) => None,
         }
     }
 
-    fn must_be(&self, row: usize, told: &Value, what: impl Fn() -> String) {
+    fn must_be(&self, row: usize, told: &Value, what: &dyn Fn() -> String) {
         match self {
             Self::Doubles(all) => {
                 let (here, there) = (all[row].map(f64::to_bits), told.as_f64().map(f64::to_bits));
@@ -200,19 +222,19 @@ impl Cells {
                 assert_eq!(all[row], told, "{}", what());
             }
             Self::Texts(all) => assert_eq!(all[row].as_deref(), told.as_str(), "{}", what()),
-            Self::Lists(all) => {
-                let items = told
-                    .as_array()
-                    .unwrap_or_else(|| panic!("{}: {told}", what()));
-                let told: Vec<&str> = (items.iter())
-                    .map(|item| {
-                        item.get("code")
-                            .unwrap_or(item)
-                            .as_str()
-                            .expect("a code or a flag")
-                    })
-                    .collect();
-                assert_eq!(all[row], told, "{}", what());
+            Self::Objects(all) => assert_eq!(all[row], *told, "{}", what()),
+            Self::Lists(ranges, fields) => {
+                let items = told.as_array().into_iter().flatten();
+                let range = ranges[row].clone();
+                assert_eq!(range.len(), items.clone().count(), "{}: {told}", what());
+                for (at, item) in range.zip(items) {
+                    let parts = item.as_object().map_or(1, |item| item.len());
+                    assert_eq!(fields.len(), parts, "{}: {item}", what());
+                    for (name, cells) in fields {
+                        let part = item.get(name).unwrap_or(item);
+                        cells.must_be(at, part, &|| format!("{name} of {item} in {}", what()));
+                    }
+                }
             }
         }
     }

@@ -130,6 +130,8 @@ fn bad_records_are_told_apart_and_card_numbers_are_kept_secret() {
     each_once(&decided, &decisions);
     order_is_whole(&orders, &folded);
 
+    counters_are_sets(&metrics, &decisions, &letters, &folded);
+
     let log = std::fs::read(deployed.beside("one.log")).expect("a log");
     assert!(!log.is_empty(), "the service says what it does");
     secret(&log, "the log");
@@ -198,6 +200,37 @@ fn bad_records_are_told_apart_and_card_numbers_are_kept_secret() {
     let (was, is) = (&seen[offset as usize], &now[seen.len()]);
     assert!(finds(&is.bytes()));
     assert_eq!((was.bytes(), &was.key), (is.bytes(), &is.key));
+}
+
+/// What `/metrics` counts is what the topics hold.
+fn counters_are_sets(metrics: &str, decisions: &[Record], letters: &[Record], folded: &[Record]) {
+    let counted = |name: &str| -> BTreeMap<String, u64> {
+        let lines = (metrics.lines()).filter_map(|line| line.strip_prefix(name)?.split_once(' '));
+        let lines = lines.filter(|(labels, _)| labels.is_empty() || labels.starts_with('{'));
+        // One label at most, whose value is between quotes.
+        let value = |labels: &str| labels.split('"').nth(1).unwrap_or_default().to_string();
+        let counts = lines.map(|(labels, count)| (value(labels), count.parse::<f64>()));
+        let counts = counts.map(|(label, count)| (label, count.expect("a number") as u64));
+        counts.filter(|(_, count)| *count > 0).collect()
+    };
+    let by = |records: &[Record], of: &str| {
+        let mut by: BTreeMap<String, u64> = BTreeMap::new();
+        for record in records {
+            let value = record.json()[of].as_str().expect("text").to_string();
+            *by.entry(value).or_default() += 1;
+        }
+        by
+    };
+    let sum = |of: &BTreeMap<String, u64>| of.values().sum::<u64>() as usize;
+    let refused = counted("sanderling_dead_letters_total");
+    assert_eq!(refused, by(letters, "reason"));
+    let actions = counted("sanderling_decisions_total");
+    assert_eq!(actions, by(decisions, "action"));
+    let state_only = sum(&counted("sanderling_state_only_total"));
+    assert_eq!(state_only, folded.len() - decisions.len());
+    let accepted = sum(&counted("sanderling_events_total"));
+    assert_eq!(accepted, sum(&actions) + state_only);
+    assert_eq!(accepted + sum(&refused), folded.len() + letters.len());
 }
 
 fn secret(bytes: &[u8], place: &str) {

@@ -1,13 +1,16 @@
-//! A model that has become slow: decisions come in time from lower rungs, and nothing is forgotten.
+//! A model that has become slow: decisions come in time from lower rungs, and nothing is forgotten; and what cannot
+//! come in time any more.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use super::agreement::{each_once, order_is_whole};
+use super::agreement::{bit_equal, each_once, order_is_whole};
 use super::broker::Broker;
 use super::deployed::{Deployed, LIVE_WITHIN};
 use super::foreign::Isolation;
 use super::payments::Payments;
-use super::recorded::replay_of;
+use super::recorded::{replay, replay_of};
+use crate::outcome::Outcome;
 
 const PAYMENTS: usize = 4_000;
 const RATE: u32 = 400;
@@ -80,4 +83,41 @@ fn a_slow_model_is_left_out_and_the_state_goes_on() {
         }
     }
     assert!(compared > 0, "{rungs:?}");
+}
+
+/// What had waited for longer than the deadline when the service came is late already: the full model decides it.
+#[test]
+fn what_waited_in_the_topic_is_a_backlog() {
+    const WAITED: usize = 1_000;
+    const ALL: usize = 1_200;
+    let broker = Broker::shared();
+    let deployed = Deployed::new("pipelines/card-fraud", "backlog", 1, broker);
+    deployed.edit(|settings| settings["deadline_ms"] = DEADLINE_MS.into());
+    let mut foreign = broker.foreign();
+    let payments = Payments::simulated(&deployed, &mut foreign, 14, 1);
+    foreign.ask(&payments.sending(0..WAITED));
+    std::thread::sleep(Duration::from_millis(DEADLINE_MS));
+    let mut service = deployed.start("late");
+    service.wait_until_live(LIVE_WITHIN);
+    payments.wait_until_decided(&mut foreign);
+    foreign.ask(&payments.sending_at(RATE, WAITED..ALL));
+    payments.wait_until_decided(&mut foreign);
+    let (_, metrics) = service.get("/metrics").expect("metrics");
+    service.stop();
+
+    let events = foreign.consume(&[&payments.topic], Isolation::Committed);
+    let decisions = foreign.consume(&[&deployed.topic("decisions")], Isolation::Committed);
+    each_once(&events, &decisions);
+    for decision in decisions.iter().map(|decision| decision.json()) {
+        let offset = decision["event"]["offset"].as_u64().expect("an offset");
+        let flags = decision["flags"].as_array().expect("flags");
+        let waited = offset < WAITED as u64;
+        assert_eq!(flags.contains(&"backlog".into()), waited, "{decision}");
+        assert!(!waited || decision["rung"] == "full", "{decision}");
+    }
+    let line = format!("sanderling_backlog_total {WAITED}");
+    assert!(metrics.lines().any(|told| told == line), "{metrics}");
+    // The order log keeps it.
+    let again = replay(&deployed, &["--input", "kafka", "--order", "kafka"]);
+    bit_equal(&decisions, &Outcome::read(&again).decisions);
 }

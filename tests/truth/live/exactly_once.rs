@@ -167,9 +167,8 @@ fn killed_stopped_and_cut_off_each_payment_is_decided_once() {
         begun.elapsed().as_secs_f64()
     );
 
-    back.sort();
-    let median = back[back.len() / 2];
-    assert!(median < AGAIN_WITHIN, "live again only after {back:?}");
+    let slowest = back.iter().max().expect("restarts");
+    assert!(*slowest < AGAIN_WITHIN, "live again only after {back:?}");
 }
 
 /// A machine that stands still for longer than a transaction may last, as when it is moved: the broker ends the

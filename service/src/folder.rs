@@ -303,7 +303,8 @@ impl PipelineFolder {
 }
 
 /// SHA-256 of the settings that can change a decision: not the broker, the topics, where schemas
-/// come from, the deadline, delivery, checkpoints or output. The model's sizes are in the model's
+/// come from, the deadline, delivery, checkpoints or output, nor where an entity's state lives (who finds none where
+/// it is looked for hears of that from the group's offsets). The model's sizes are in the model's
 /// own hash. Of the key of hashed columns only a fingerprint stands for it: with another key the
 /// same card is another.
 fn version_of(settings: &Settings, hash_fingerprint: Option<&str>) -> Arc<str> {

@@ -18,6 +18,18 @@ use crate::settings::EntityState;
 const OF_ANOTHER_NAME: &str =
     "serve the new version as a pipeline folder of another name, which begins anew";
 
+/// How many rows of `lane` are before the offsets that the group has committed.
+pub fn rows_noted(lane: Lane, progress: &Progress) -> u64 {
+    let notes = progress.notes.values().filter_map(|note| read(note));
+    let own = notes.filter(|note| Lane(note.lane) == lane);
+    own.map(|note| note.rows).max().unwrap_or(0)
+}
+
+/// A note of ours; whatever else stands there, somebody else has put it there.
+fn read(note: &str) -> Option<Note> {
+    serde_json::from_str(note).ok()
+}
+
 impl Service<'_> {
     /// Refuses to go on with `lane` at offsets behind which rows were folded that `recovered` lacks.
     pub fn nothing_is_lost(
@@ -27,8 +39,7 @@ impl Service<'_> {
         recovered: &Recovered,
     ) -> Result<(), Failure> {
         for (of, note) in &progress.notes {
-            // Whatever else stands there, an operator's tool has put it there.
-            let Ok(note) = serde_json::from_str::<Note>(note) else {
+            let Some(note) = read(note) else {
                 continue;
             };
             if note.rows > 0 && Lane(note.lane) != lane {

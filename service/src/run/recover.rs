@@ -5,19 +5,26 @@
 //! and sent again, in the same order, so that a decision that comes twice is the same both times.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use sanderling_ingest::{IngestError, OrderLog, Progress, RunsReader};
 use sanderling_schemas::{Offset, Offsets, OrderRecord, Partition, Rung, Sequence, Versions};
 
 use super::Service;
 use super::lanes::LanePosition;
+use super::lost::rows_noted;
 use crate::checkpoint::Checkpoint;
 use crate::failure::Failure;
 use crate::folder::short;
 use crate::line::{Feeder, Input, Lane, Work};
 use crate::pipeline::Pipeline;
 use crate::tables::{Tables, versions};
+
+/// How long a broker may take to show the order records of a transaction whose offsets it tells already.
+const SHOWN_WITHIN: Duration = Duration::from_secs(5);
+/// Time between two looks for them.
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// A lane that has come back.
 pub struct Recovered {
@@ -95,12 +102,27 @@ impl Service<'_> {
             let mut runs = self
                 .runs_reader(&kafka.properties)
                 .map_err(|e| self.folder.input_failure(e))?;
-            let folded = log.read_from(&order_from, |record| {
-                if record.lane != lane.0 || record.sequence.0 < recovered.sequence {
-                    return Ok(());
+            let noted = rows_noted(lane, progress);
+            let began = Instant::now();
+            let mut folded = Ok(order_from);
+            loop {
+                folded = folded.and_then(|from| {
+                    log.read_from(&from, |record| {
+                        if record.lane != lane.0 || record.sequence.0 < recovered.sequence {
+                            return Ok(());
+                        }
+                        self.fold_again(lane, &record, committed, &mut runs, &mut recovered, feeder)
+                    })
+                });
+                let lacks = recovered.sequence < noted && began.elapsed() < SHOWN_WITHIN;
+                if folded.is_err() || !lacks {
+                    break;
                 }
-                self.fold_again(lane, &record, committed, &mut runs, &mut recovered, feeder)
-            });
+                if self.is_stopping() {
+                    return Ok(None);
+                }
+                thread::sleep(AGAIN_AFTER);
+            }
             match folded {
                 Ok(_) => {}
                 Err(Stopped::Over) => return Ok(None),

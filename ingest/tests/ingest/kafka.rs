@@ -12,7 +12,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Produc
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use sanderling_ingest::{
     EventSource, IngestError, KafkaOptions, KafkaSource, KafkaTrouble, OrderLog, Position,
-    RunsReader, SourceEvent, TopicPartition,
+    Progress, RunsReader, SourceEvent, TopicPartition,
 };
 use sanderling_schemas::{
     EventBatch, Offset, OffsetRange, Offsets, OrderRecord, OrderVersions, Partition, RejectReason,
@@ -202,9 +202,13 @@ fn records_become_rows_and_bad_ones_dead_letters() {
     // A new consumer of the group goes on from what was committed.
     let mut committed = Offsets::default();
     committed.set("payments-topic".into(), Partition(0), Offset(6));
-    first.committer().commit(&committed).unwrap();
     let asked = [("payments-topic".into(), Partition(0))];
+    let mut progress = Progress::from(committed.clone());
+    let note = "what is before it".to_string();
+    progress.notes.insert(asked[0].clone(), note);
+    first.committer().commit(&progress).unwrap();
     assert_eq!(first.committer().committed(&asked).unwrap(), committed);
+    assert_eq!(first.committer().progress(&asked).unwrap(), progress);
     drop(first);
     let mut second = open(&options(&brokers));
     let (batches, letters) = read(&mut second, 3);

@@ -18,6 +18,10 @@ use crate::IngestError;
 /// Time between two tries of a coordinator that is not ready.
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
+/// How long the transaction of an instance that was killed while it committed stays open: its timeout, and the time
+/// between two looks of the broker for such ones, which are 15 s and 10 s.
+const ABANDONED_WITHIN: Duration = Duration::from_secs(40);
+
 /// A source's membership of its group, for whoever commits. The membership lasts until the
 /// source and all of these are dropped: a `before_revoke` that holds one would keep it for ever.
 #[derive(Clone)]
@@ -73,6 +77,7 @@ impl Committer {
                 Err(error) if is_moving(&error) && asked.elapsed() < ANSWER_WITHIN => {
                     thread::sleep(AGAIN_AFTER);
                 }
+                Err(error) if has_waited(&error) && asked.elapsed() < ABANDONED_WITHIN => {}
                 answer => return answer.map_err(failed),
             }
         }
@@ -116,6 +121,11 @@ impl Committer {
     pub fn is_lost(&self) -> bool {
         self.consumer.assignment_lost()
     }
+}
+
+/// No answer came, as while a transaction that may commit more is open.
+fn has_waited(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::OperationTimedOut)
 }
 
 /// The group's coordinator is being found, or has just begun, as on a broker that is new.

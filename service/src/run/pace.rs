@@ -35,7 +35,7 @@ const SCORE_SHARE: f64 = 0.6;
 /// this.
 const SCORE_SHARE_SMALL: f64 = 0.05;
 /// Share of the deadline that is kept for what nothing predicts.
-const RESERVE: f64 = 0.1;
+const RESERVE: f64 = 0.15;
 /// What a rung that was never tried is held to cost, of what the one above it costs.
 const UNTRIED: f64 = 0.5;
 

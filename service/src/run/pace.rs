@@ -261,7 +261,7 @@ mod tests {
         }
         assert_eq!(pace.rung(256, 0), Rung::Full);
         assert_eq!(pace.rung(256, 20_000), Rung::NoGraph);
-        assert_eq!(pace.rung(256, 35_000), Rung::Linear);
+        assert_eq!(pace.rung(256, 33_000), Rung::Linear);
         assert_eq!(pace.rung(256, 49_000), Rung::Rules);
         assert_eq!(pace.rung(8, 25_000), Rung::Full, "few rows cost little");
         for _ in 0..100 {

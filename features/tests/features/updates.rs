@@ -86,7 +86,7 @@ fn a_million_updates_leave_no_trace_in_a_sum() {
     for from in (0..ROWS).step_by(BATCH_ROWS) {
         let len = BATCH_ROWS.min(ROWS - from);
         let features = engine.compute(&whole.slice(from, len)).unwrap().features;
-        let is_checked = from / BATCH_ROWS % 20 == 0 || from + len == ROWS;
+        let is_checked = (from / BATCH_ROWS).is_multiple_of(20) || from + len == ROWS;
         if !is_checked {
             continue;
         }

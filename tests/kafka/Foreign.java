@@ -22,6 +22,7 @@ import java.util.concurrent.Future;
 import java.util.concurrent.locks.LockSupport;
 import java.util.stream.Stream;
 import org.apache.kafka.clients.admin.Admin;
+import org.apache.kafka.clients.admin.ListOffsetsOptions;
 import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.admin.OffsetSpec;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
@@ -30,6 +31,7 @@ import org.apache.kafka.clients.consumer.OffsetAndMetadata;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.clients.producer.RecordMetadata;
+import org.apache.kafka.common.IsolationLevel;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.header.Header;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
@@ -45,7 +47,7 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
  * {do: produce, topic, file, key: FIELD, from, to, rate, transaction}      lines [from, to) of a .jsonl file
  * {do: consume, topics: [], isolation, out}     from the oldest record to the present end, as lines of a
  *                                               file, once no transaction is open there
- * {do: ends, topics: []}                        -> {TOPIC: {PARTITION: next}}, transactions or not
+ * {do: ends, topics: [], isolation}             -> {TOPIC: {PARTITION: next}}; without isolation transactions or not
  * {do: committed, group}                        -> {TOPIC: {PARTITION: next}}
  * {do: members, group}                          -> {members}
  * {do: move, group, to: {TOPIC: {PARTITION: next}}}
@@ -85,7 +87,7 @@ public class Foreign {
             case "topics" -> topics(request.get("topics"));
             case "produce" -> produce(request);
             case "consume" -> consume(request);
-            case "ends" -> ends(request.get("topics"));
+            case "ends" -> ends(request);
             case "committed" -> committed(request.get("group").asText());
             case "move" -> move(request);
             case "members" -> JSON.createObjectNode().put("members", members(request.get("group").asText()));
@@ -195,7 +197,7 @@ public class Foreign {
             consumer.seekToBeginning(partitions);
             // Not the consumer's own ends: those stop before the first transaction that is open, which
             // may be a dead producer's, with committed records behind it.
-            Map<TopicPartition, Long> ends = ends(partitions);
+            Map<TopicPartition, Long> ends = ends(partitions, IsolationLevel.READ_UNCOMMITTED);
             long until = System.nanoTime() + CONSUMED_WITHIN.toNanos();
             while (ends.entrySet().stream().anyMatch(end -> consumer.position(end.getKey()) < end.getValue())) {
                 if (System.nanoTime() > until) {
@@ -239,23 +241,26 @@ public class Foreign {
         }
     }
 
-    private ObjectNode ends(JsonNode topics) throws Exception {
+    private ObjectNode ends(JsonNode request) throws Exception {
         List<String> names = new ArrayList<>();
-        topics.forEach(topic -> names.add(topic.asText()));
+        request.get("topics").forEach(topic -> names.add(topic.asText()));
         List<TopicPartition> partitions = new ArrayList<>();
         admin.describeTopics(names).allTopicNames().get().forEach((name, topic) -> topic.partitions().forEach(
                 partition -> partitions.add(new TopicPartition(name, partition.partition()))));
         ObjectNode ends = JSON.createObjectNode();
-        ends(partitions).forEach((at, end) -> ends.withObjectProperty(at.topic()).put("" + at.partition(), end));
+        boolean committed = request.path("isolation").asText("").equals("read_committed");
+        IsolationLevel isolation = committed ? IsolationLevel.READ_COMMITTED : IsolationLevel.READ_UNCOMMITTED;
+        ends(partitions, isolation).forEach((at, end) -> ends.withObjectProperty(at.topic()).put("" + at.partition(), end));
         return ends;
     }
 
-    /** The next offsets, whatever became of the transactions that wrote there. */
-    private Map<TopicPartition, Long> ends(List<TopicPartition> partitions) throws Exception {
+    /** The next offsets: of all that was written, or of what is before the first transaction that is open. */
+    private Map<TopicPartition, Long> ends(List<TopicPartition> partitions, IsolationLevel isolation)
+            throws Exception {
         Map<TopicPartition, OffsetSpec> asked = new HashMap<>();
         partitions.forEach(partition -> asked.put(partition, OffsetSpec.latest()));
         Map<TopicPartition, Long> ends = new HashMap<>();
-        admin.listOffsets(asked).all().get().forEach((at, end) -> ends.put(at, end.offset()));
+        admin.listOffsets(asked, new ListOffsetsOptions(isolation)).all().get().forEach((at, end) -> ends.put(at, end.offset()));
         return ends;
     }
 

@@ -215,10 +215,13 @@ impl Service {
         self.child.wait().expect("a child ends");
     }
 
-    /// Has it stand still for a while.
-    pub fn pause(&self, pause: Duration) {
+    /// Has it stand still, until it is told to go on.
+    pub fn stand_still(&self) {
         self.signal("STOP");
-        std::thread::sleep(pause);
+    }
+
+    /// Has it go on.
+    pub fn go_on(&self) {
         self.signal("CONT");
     }
 

@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 
 use super::agreement::{bit_equal, each_once, order_is_whole};
 use super::broker::Broker;
-use super::deployed::{Deployed, LIVE_WITHIN};
+use super::deployed::{Deployed, LIVE_WITHIN, Service};
 use super::foreign::{Foreign, Isolation};
-use super::payments::Payments;
+use super::payments::{Payments, label_of};
 use super::recorded::{record, replay};
 use crate::outcome::Outcome;
 use crate::random::Random;
@@ -183,7 +183,7 @@ fn paused_beyond_a_transactions_time_it_goes_on() {
     let deployed = Deployed::new("pipelines/card-fraud", "paused", 1, broker);
     deployed.edit(|settings| {
         settings["kafka"]["properties"]["transaction.timeout.ms"] = 2_000.into();
-        // So long that one is open at any moment.
+        // So long that one is open at most moments.
         settings["kafka"]["transaction_ms"] = 1_000.into();
     });
     let mut watcher = broker.foreign();
@@ -194,7 +194,9 @@ fn paused_beyond_a_transactions_time_it_goes_on() {
     producer.begin(&payments.sending_at(RATE, 0..ALL));
     let group = deployed.group();
     watcher.wait_for_progress(&group, &[&payments.topic], BEFORE as i64, DONE_WITHIN);
-    service.pause(PAUSE);
+    stand_still_within_a_transaction(&service, &mut watcher, &deployed.topic("decisions"));
+    std::thread::sleep(PAUSE);
+    service.go_on();
     producer.finish();
     payments.wait_until_decided(&mut watcher);
     service.stop();
@@ -206,8 +208,27 @@ fn paused_beyond_a_transactions_time_it_goes_on() {
     let sent = watcher.consume(&[&deployed.topic("decisions")], Isolation::Uncommitted);
     assert!(
         sent.len() > ALL,
-        "no transaction was open when it was paused"
+        "no decision was sent in a transaction that was aborted"
     );
+}
+
+/// Has it stand still at a moment at which decisions of an open transaction are in their topic.
+fn stand_still_within_a_transaction(service: &Service, watcher: &mut Foreign, decisions: &str) {
+    const TRIES: usize = 30;
+    // A commit that was asked for ends by itself, within this.
+    const COMMITTED_WITHIN: Duration = Duration::from_millis(500);
+    for _ in 0..TRIES {
+        service.stand_still();
+        if watcher.is_transaction_open(decisions) {
+            std::thread::sleep(COMMITTED_WITHIN);
+            if watcher.is_transaction_open(decisions) {
+                return;
+            }
+        }
+        service.go_on();
+        std::thread::sleep(Duration::from_millis(250));
+    }
+    panic!("no transaction was open at any of {TRIES} moments");
 }
 
 /// Payments and their labels as lines of JSON.
@@ -245,13 +266,7 @@ impl Files {
             writeln!(into, "{line}").expect("a line");
             if rows < PAYMENTS && rows % LABEL_EVERY == 0 {
                 let payment: Value = serde_json::from_str(&line).expect("JSON");
-                let label = json!({
-                    "transaction_id": payment["transaction_id"],
-                    "card_id": payment["card_id"],
-                    "is_fraud": payment["is_fraud"],
-                    "known_at": payment["tx_time"].as_i64().expect("a time") + 1000,
-                });
-                writeln!(labels, "{label}").expect("a line");
+                writeln!(labels, "{}", label_of(&payment)).expect("a line");
             }
             rows += 1;
             if rows == PAYMENTS + ABORTED {

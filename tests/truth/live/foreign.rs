@@ -47,6 +47,16 @@ pub enum Isolation {
     Uncommitted,
 }
 
+impl Isolation {
+    /// As a consumer's setting.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Committed => "read_committed",
+            Self::Uncommitted => "read_uncommitted",
+        }
+    }
+}
+
 /// Partition -> next offset, by topic.
 pub type Ends = BTreeMap<String, BTreeMap<String, i64>>;
 
@@ -117,10 +127,7 @@ impl Foreign {
     pub fn consume(&mut self, topics: &[&str], isolation: Isolation) -> Vec<Record> {
         let folder = scratch();
         let out = folder.path().join("records.jsonl");
-        let isolation = match isolation {
-            Isolation::Committed => "read_committed",
-            Isolation::Uncommitted => "read_uncommitted",
-        };
+        let isolation = isolation.name();
         self.ask(&json!({"do": "consume", "topics": topics, "isolation": isolation, "out": out}));
         BufReader::new(File::open(&out).expect("what was consumed"))
             .lines()
@@ -132,6 +139,15 @@ impl Foreign {
     pub fn ends(&mut self, topics: &[&str]) -> Ends {
         let answer = self.ask(&json!({"do": "ends", "topics": topics}));
         serde_json::from_value(answer).expect("offsets by topic")
+    }
+
+    /// Whether records of a transaction that is neither committed nor aborted are in `topic`.
+    pub fn is_transaction_open(&mut self, topic: &str) -> bool {
+        let [committed, all] = [Isolation::Committed, Isolation::Uncommitted].map(|isolation| {
+            let request = json!({"do": "ends", "topics": [topic], "isolation": isolation.name()});
+            self.ask(&request)
+        });
+        committed != all
     }
 
     /// What a group has committed.

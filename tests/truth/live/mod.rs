@@ -5,6 +5,7 @@ mod at_least_once;
 mod bad_records;
 mod bootstrap;
 mod broker;
+mod catch_up;
 mod client;
 mod dead_letters;
 mod deployed;

@@ -10,7 +10,7 @@ use sanderling_schemas::NO_SLOT;
 
 use crate::StateError;
 use crate::key_page::{self, KeyPage, PAGE_KEYS, PAGES_TAKEN, Taken};
-use crate::numbers::Numbers;
+use crate::numbers::{Known, Numbers, Short, Sought};
 use crate::snapshot::{Page, Section, Snapshot};
 
 /// Rows of a batch that are looked at together.
@@ -25,7 +25,7 @@ pub type KeyOf<'a> = &'a dyn Fn(usize, &mut dyn FnMut(Option<&[u8]>));
 #[derive(Debug, Clone, Default)]
 pub struct KeyIndex {
     pages: Vec<KeyPage>,
-    slots: Numbers,
+    slots: Numbers<Short>,
     len: u32,
     /// Slots whose key was forgotten.
     free: Vec<u32>,
@@ -39,12 +39,26 @@ pub struct KnownKeys {
 }
 
 /// What is known of a row whose key is looked up.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Ahead {
-    /// Of its key, if it has one.
-    hash: Option<u32>,
-    /// The slot that its key most likely has.
-    likely: Option<u32>,
+    /// Its key, if it has one.
+    sought: Option<Sought<Short>>,
+    slot: Known,
+}
+
+impl Ahead {
+    const NOTHING: Ahead = Ahead {
+        sought: None,
+        slot: Known::No,
+    };
+
+    /// The slot that its key most likely has, where that is not certain.
+    fn likely(&self) -> Option<u32> {
+        match self.slot {
+            Known::Perhaps(slot) => Some(slot),
+            Known::As(_) | Known::No => None,
+        }
+    }
 }
 
 impl KnownKeys {
@@ -87,13 +101,13 @@ impl KeyIndex {
     /// # Panics
     /// At 2^32 - 2 keys, or 256 MiB of keys on one page of 64.
     pub fn slot_of(&mut self, key: &[u8]) -> u32 {
-        self.slot_of_hashed(self.slots.hash_of(key), key)
+        self.slot_of_sought(&self.slots.sought(key), key)
     }
 
-    fn slot_of_hashed(&mut self, hash: u32, key: &[u8]) -> u32 {
+    fn slot_of_sought(&mut self, sought: &Sought<Short>, key: &[u8]) -> u32 {
         let (pages, new) = (&self.pages, self.free.last().copied().unwrap_or(self.len));
         let key_of = |slot| key_at(pages, slot);
-        let slot = *(self.slots).find_or_insert_hashed(hash, key, new, key_of);
+        let slot = *(self.slots).find_or_insert_sought(sought, key, new, key_of);
         if slot == new {
             assert!(slot < u32::MAX - 1, "more keys than slots");
             match self.free.pop() {
@@ -128,49 +142,58 @@ impl KeyIndex {
     /// The slots of the keys of `rows` rows, which get one if they are new; [`NO_SLOT`] for none. `key_of`
     /// hands the key of a row, if it has one, to the function it is given, as often as it is asked.
     ///
-    /// A look at a key needs three pieces of memory, each of which tells where the next one is. So rows go
-    /// through in steps of a few, and while one step asks for its first piece, those before it have got theirs
-    /// and ask for the second, for the third, or are done.
+    /// A look at a short key needs one piece of memory, and at a longer one three, each of which tells where the next one
+    /// is. So rows go through in steps of a few, and while one step asks for its first piece, those before it have
+    /// got theirs and ask for the second, for the third, or are done.
     pub fn slots_of(&mut self, rows: usize, key_of: KeyOf<'_>) -> Vec<u32> {
         let mut slots = vec![NO_SLOT; rows];
         let steps = rows.div_ceil(STEP);
-        let mut ahead = [[Ahead::default(); STEP]; STAGES];
+        let mut ahead = [[Ahead::NOTHING; STEP]; STAGES];
         for newest in 0..steps + STAGES - 1 {
             let step_at = |stage| newest.checked_sub(stage).filter(|step| *step < steps);
             let rows_of = |step| step * STEP..rows.min((step + 1) * STEP);
             if let Some(step) = step_at(0) {
-                ahead[step % STAGES] = Default::default();
+                ahead[step % STAGES] = [Ahead::NOTHING; STEP];
                 for (ahead, row) in ahead[step % STAGES].iter_mut().zip(rows_of(step)) {
                     key_of(row, &mut |key| {
-                        ahead.hash = key.map(|key| self.slots.hash_of(key));
+                        ahead.sought = key.map(|key| self.slots.sought(key));
                     });
-                    if let Some(hash) = ahead.hash {
-                        self.slots.prefetch(hash);
+                    if let Some(sought) = &ahead.sought {
+                        self.slots.prefetch(sought);
                     }
                 }
             }
             if let Some(step) = step_at(1) {
                 for ahead in &mut ahead[step % STAGES] {
-                    ahead.likely = ahead.hash.and_then(|hash| self.slots.likely(hash));
-                    if let Some(slot) = ahead.likely {
+                    let Some(sought) = &ahead.sought else {
+                        continue;
+                    };
+                    ahead.slot = self.slots.known(sought);
+                    if let Some(slot) = ahead.likely() {
                         self.pages[slot as usize / PAGE_KEYS]
                             .prefetch_span(slot as usize % PAGE_KEYS);
                     }
                 }
             }
             if let Some(step) = step_at(2) {
-                for slot in ahead[step % STAGES].iter().filter_map(|ahead| ahead.likely) {
+                for slot in ahead[step % STAGES].iter().filter_map(Ahead::likely) {
                     self.pages[slot as usize / PAGE_KEYS].prefetch_key(slot as usize % PAGE_KEYS);
                 }
             }
             if let Some(step) = step_at(3) {
                 for (ahead, row) in ahead[step % STAGES].iter().zip(rows_of(step)) {
-                    let Some(hash) = ahead.hash else { continue };
+                    let Some(sought) = &ahead.sought else {
+                        continue;
+                    };
+                    if let Known::As(slot) = ahead.slot {
+                        slots[row] = slot;
+                        continue;
+                    }
                     key_of(row, &mut |key| {
                         let Some(key) = key else { return };
-                        slots[row] = match ahead.likely {
+                        slots[row] = match ahead.likely() {
                             Some(likely) if self.has(likely, key) => likely,
-                            _ => self.slot_of_hashed(hash, key),
+                            _ => self.slot_of_sought(sought, key),
                         };
                     });
                 }
@@ -201,7 +224,7 @@ impl KeyIndex {
 
     /// Whether this is the key of a slot below [`KeyIndex::len`].
     fn has(&self, slot: u32, key: &[u8]) -> bool {
-        self.pages[slot as usize / PAGE_KEYS].has(slot as usize % PAGE_KEYS, key)
+        self.key(slot) == key
     }
 
     /// The keys as they are now, by reference.

@@ -62,24 +62,6 @@ impl KeyPage {
         &self.0[KEYS_AT + from..KEYS_AT + to]
     }
 
-    /// Whether this is the key at a place. Of two short keys their beginnings and ends are compared, which say all:
-    /// a comparison of slices reads 32 bytes of either, and so often of a line that nothing has asked for.
-    #[inline]
-    pub(crate) fn has(&self, at: usize, key: &[u8]) -> bool {
-        fn same<const N: usize>(one: &[u8], other: &[u8]) -> bool {
-            one.first_chunk::<N>() == other.first_chunk()
-                && one.last_chunk::<N>() == other.last_chunk()
-        }
-        let there = self.key(at);
-        there.len() == key.len()
-            && match key.len() {
-                4..8 => same::<4>(there, key),
-                8..16 => same::<8>(there, key),
-                16..32 => same::<16>(there, key),
-                _ => there == key,
-            }
-    }
-
     /// Whether the key at a place was forgotten.
     pub(crate) fn is_gone(&self, at: usize) -> bool {
         self.gone() >> at & 1 == 1
@@ -252,25 +234,6 @@ mod tests {
         page.put(3, Some(b"again"));
         assert_eq!((page.key(3), page.is_gone(3)), (&b"again"[..], false));
         assert_eq!(page.key(62), key(62).as_bytes());
-    }
-
-    #[test]
-    fn every_byte_of_a_key_is_compared() {
-        for len in 0..70 {
-            let key = vec![b'k'; len];
-            let mut page = KeyPage::default();
-            page.put(0, Some(b"before"));
-            page.put(1, Some(&key));
-            page.put(2, Some(b"kkk"));
-            assert!(page.has(1, &key));
-            assert!(!page.has(1, &[&key[..], b"k"].concat()));
-            for at in 0..len {
-                let mut other = key.clone();
-                other[at] = b'o';
-                assert!(!page.has(1, &other), "{at} of {len}");
-                assert!(!page.has(1, &key[..at]), "{at} of {len}");
-            }
-        }
     }
 
     #[test]

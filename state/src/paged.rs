@@ -1,16 +1,19 @@
 //! Values by dense slot, in pages that are shared with snapshots and cloned on the next write.
 
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::snapshot::{Page, Section, Snapshot};
 use crate::{Persist, StateError};
 
 /// A vector of values, copy-on-write by pages of [`Persist::PAGE_VALUES`].
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Paged<V: Persist + Clone + Default> {
     /// All pages are full; the last one's values from `len` on are defaults.
     pages: Vec<Arc<[V]>>,
+    /// For each page, whether it is known that nobody else has it: whoever clones it takes that back. So the
+    /// counts of a page, a line of memory that nothing else is wanted of, are seldom looked at.
+    owned: Vec<AtomicBool>,
     len: usize,
     /// A page of defaults, which stands wherever nothing was ever written, or all was given back.
     empty: Arc<[V]>,
@@ -35,6 +38,7 @@ impl<V: Persist + Clone + Default> Default for Paged<V> {
     fn default() -> Self {
         Paged {
             pages: Vec::new(),
+            owned: Vec::new(),
             len: 0,
             empty: (0..V::PAGE_VALUES).map(|_| V::default()).collect(),
         }
@@ -59,15 +63,26 @@ pub(crate) fn prefetch_line(address: *const u8) {
 /// What [`Arc::make_mut`] does, less its locked instructions. Those wait for all memory that was asked for before
 /// them, so that the rows of a batch would be fetched one after the other.
 #[inline]
-fn own<V: Clone>(page: &mut Arc<[V]>) -> &mut [V] {
-    if Arc::strong_count(page) > 1 {
-        return Arc::make_mut(page);
+fn own<'a, V: Clone>(page: &'a mut Arc<[V]>, owned: &mut AtomicBool) -> &'a mut [V] {
+    if !*owned.get_mut() {
+        Arc::make_mut(page);
+        *owned.get_mut() = true;
     }
-    // Whoever let go of the page last has read it by then.
-    fence(Ordering::Acquire);
-    // SAFETY: `page` is borrowed mutably and is the only reference: no other can be made but from it, and there
-    // are no weak ones, for none is ever made of a page.
+    // SAFETY: `page` is borrowed mutably and is the only reference: `make_mut` has seen to that, and whoever has made
+    // another one from it since has said that it is not owned. There are no weak ones, for none is ever made of a page.
     unsafe { &mut *Arc::as_ptr(page).cast_mut() }
+}
+
+impl<V: Persist + Clone + Default> Clone for Paged<V> {
+    fn clone(&self) -> Self {
+        self.disown();
+        Paged {
+            pages: self.pages.clone(),
+            owned: self.pages.iter().map(|_| AtomicBool::new(false)).collect(),
+            len: self.len,
+            empty: self.empty.clone(),
+        }
+    }
 }
 
 impl<V: Persist + Clone + Default> Paged<V> {
@@ -90,13 +105,22 @@ impl<V: Persist + Clone + Default> Paged<V> {
     /// The value of a slot below [`Paged::len`], to change. Clones its page if a snapshot holds it.
     #[inline]
     pub fn get_mut(&mut self, slot: usize) -> &mut V {
-        &mut own(&mut self.pages[slot / V::PAGE_VALUES])[slot % V::PAGE_VALUES]
+        let number = slot / V::PAGE_VALUES;
+        &mut own(&mut self.pages[number], &mut self.owned[number])[slot % V::PAGE_VALUES]
+    }
+
+    /// Says that others have the pages too, or are about to.
+    fn disown(&self) {
+        for owned in &self.owned {
+            owned.store(false, Ordering::Relaxed);
+        }
     }
 
     /// Adds default values until there are `len`; never shrinks.
     pub fn grow_to(&mut self, len: usize) {
         while self.pages.len() * V::PAGE_VALUES < len {
             self.pages.push(self.empty.clone());
+            self.owned.push(AtomicBool::new(false));
         }
         self.len = self.len.max(len);
     }
@@ -116,24 +140,41 @@ impl<V: Persist + Clone + Default> Paged<V> {
 
     /// All values of a page, to change, but for those beyond the last. Clones it if a snapshot holds it.
     pub fn page_mut(&mut self, number: usize) -> &mut [V] {
-        own(&mut self.pages[number])
+        own(&mut self.pages[number], &mut self.owned[number])
     }
 
     /// The pages in parts, each but the first beginning at a page of `cuts`, which ascend.
     pub(crate) fn parts(&mut self, cuts: &[usize]) -> Vec<PagedPart<'_, V>> {
-        let (mut parts, mut rest, mut first) = (Vec::new(), &mut self.pages[..], 0);
+        let mut rest = PagedPart {
+            pages: &mut self.pages,
+            owned: &mut self.owned,
+            first: 0,
+        };
+        let mut parts = Vec::new();
         for cut in cuts {
-            let (pages, after) = rest.split_at_mut(cut.min(&(first + rest.len())) - first);
-            parts.push(PagedPart { pages, first });
-            (rest, first) = (after, *cut);
+            let first = rest.first;
+            let at = cut.min(&(first + rest.pages.len())) - first;
+            let (pages, pages_after) = rest.pages.split_at_mut(at);
+            let (owned, owned_after) = rest.owned.split_at_mut(at);
+            parts.push(PagedPart {
+                pages,
+                owned,
+                first,
+            });
+            rest = PagedPart {
+                pages: pages_after,
+                owned: owned_after,
+                first: *cut,
+            };
         }
-        parts.push(PagedPart { pages: rest, first });
+        parts.push(rest);
         parts
     }
 
     /// Gives back a page whose values are all defaults.
     pub fn release(&mut self, number: usize) {
         self.pages[number] = self.empty.clone();
+        self.owned[number] = AtomicBool::new(false);
     }
 
     /// Bytes of the pages, without what their values own.
@@ -141,6 +182,7 @@ impl<V: Persist + Clone + Default> Paged<V> {
         let own = |page: &&Arc<[V]>| !Arc::ptr_eq(page, &self.empty);
         self.pages.iter().filter(own).count() * V::PAGE_VALUES * size_of::<V>()
             + self.pages.capacity() * size_of::<Arc<[V]>>()
+            + self.owned.capacity()
     }
 
     /// Values in slot order.
@@ -155,6 +197,7 @@ impl<V: Persist + Clone + Default> Paged<V> {
 /// Consecutive pages, apart from the others, so that several threads can change values at once.
 pub(crate) struct PagedPart<'a, V> {
     pages: &'a mut [Arc<[V]>],
+    owned: &'a mut [AtomicBool],
     /// Number of the first page.
     first: usize,
 }
@@ -163,15 +206,9 @@ impl<V: Persist + Clone> PagedPart<'_, V> {
     /// Asks for the memory that tells where a slot's page stands.
     #[inline]
     pub(crate) fn prefetch_place(&self, slot: usize) {
-        prefetch_line(std::ptr::from_ref(&self.pages[slot / V::PAGE_VALUES - self.first]).cast());
-    }
-
-    /// Asks for the memory by which [`PagedPart::get_mut`] knows whether a page is shared.
-    #[inline]
-    pub(crate) fn prefetch_page(&self, slot: usize) {
-        // The counts of an `Arc` stand before what it holds.
-        let values = self.pages[slot / V::PAGE_VALUES - self.first].as_ptr();
-        prefetch_line(values.cast::<u8>().wrapping_sub(2 * size_of::<usize>()));
+        let number = slot / V::PAGE_VALUES - self.first;
+        prefetch_line(std::ptr::from_ref(&self.pages[number]).cast());
+        prefetch_line(std::ptr::from_ref(&self.owned[number]).cast());
     }
 
     /// The value of a slot on one of the pages.
@@ -183,14 +220,15 @@ impl<V: Persist + Clone> PagedPart<'_, V> {
     /// The value of a slot on one of the pages, to change. Clones the page if a snapshot holds it.
     #[inline]
     pub(crate) fn get_mut(&mut self, slot: usize) -> &mut V {
-        let page = &mut self.pages[slot / V::PAGE_VALUES - self.first];
-        &mut own(page)[slot % V::PAGE_VALUES]
+        let number = slot / V::PAGE_VALUES - self.first;
+        &mut own(&mut self.pages[number], &mut self.owned[number])[slot % V::PAGE_VALUES]
     }
 }
 
 impl<V: Persist + Clone + Default + Send + Sync + 'static> Paged<V> {
     /// Adds the pages to a snapshot, by reference.
     pub fn snapshot(&self, name: &str, snapshot: &mut Snapshot) {
+        self.disown();
         let pages = self.pages.iter().enumerate().map(|(number, values)| {
             let len = (self.len - number * V::PAGE_VALUES).min(V::PAGE_VALUES);
             let values = values.clone();
@@ -223,6 +261,7 @@ impl<V: Persist + Clone + Default + Send + Sync + 'static> Paged<V> {
             values.resize_with(V::PAGE_VALUES, V::default);
             paged.len += count;
             paged.pages.push(values.into());
+            paged.owned.push(AtomicBool::new(false));
         }
         Ok(paged)
     }

@@ -45,7 +45,7 @@ pub struct Referents {
     /// Number of the first event of the first page; events are numbered as they arrive.
     first: u64,
     /// The last 32 bits of each event's number, by its id.
-    numbers: Numbers,
+    numbers: Numbers<()>,
 }
 
 #[derive(Debug, Clone, Default)]

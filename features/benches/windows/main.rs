@@ -3,7 +3,7 @@
 //! `cargo bench --profile measure --workspace --bench windows -- SECTION... [FILE.parquet] [THREADS]`
 //!
 //! Sections: `file`, `card` and `both` (need FILE; the last two are what `features/benches/compare` runs), `functions`, `lengths`,
-//! `keys`, `hot`, `batches`, `memory`; without any, all that need no file. FILE has the columns TX_DATETIME, CUSTOMER_ID,
+//! `keys`, `hot`, `batches`, `memory`, `bytes`; without any, all that need no file. FILE has the columns TX_DATETIME, CUSTOMER_ID,
 //! TERMINAL_ID and TX_AMOUNT of the Fraud-Detection-Handbook. The other streams are made up: times spread evenly over the
 //! days, cards and terminals drawn evenly.
 //!
@@ -139,13 +139,14 @@ fn main() {
     let arguments: Vec<String> = (std::env::args().skip(1))
         .filter(|argument| !argument.starts_with("--"))
         .collect();
-    let sections: [(&str, fn()); 6] = [
+    let sections: [(&str, fn()); 7] = [
         ("functions", functions),
         ("lengths", lengths),
         ("keys", keys),
         ("hot", hot),
         ("batches", batches),
         ("memory", memory),
+        ("bytes", bytes),
     ];
     type OfFile = fn(&[EventBatch], usize);
     let of_file: [(&str, OfFile); 3] = [
@@ -361,4 +362,42 @@ fn memory() {
         "-- checkpoint: pause {:.1} ms, written in {written:.1} s, {megabytes} MB, restored in {restored:.1} s",
         pause * 1e3,
     );
+}
+
+/// What a key and a buffered event take, by what is computed: the state of 10,000 keys with few events and with many.
+fn bytes() {
+    const CARDS: u64 = 10_000;
+    println!("-- 3 windows by card, 10,000 cards, 10 and 100 events each");
+    let kept = |sql: &str, events_each: usize| {
+        let made = Made {
+            events: CARDS as usize * events_each,
+            cards: CARDS,
+            days: 29,
+            ..HANDBOOK
+        };
+        run(sql, made).engine.footprint().bytes as f64 / CARDS as f64
+    };
+    for call in [
+        "count(amount)",
+        "avg(amount)",
+        "avg(price)",
+        "stddev(price)",
+        "min(amount), max(amount)",
+        "corr(price, CAST(second AS DOUBLE))",
+        "last_value(terminal_id)",
+        "count(DISTINCT terminal_id)",
+        "median(price)",
+    ] {
+        let calls: Vec<&str> = match call {
+            "min(amount), max(amount)" => vec!["min(amount)", "max(amount)"],
+            one => vec![one],
+        };
+        let sql = sql(&calls, &BOTH[..1], &DAYS);
+        let (few, many) = (kept(&sql, 10), kept(&sql, 100));
+        let event = (many - few) / 90.0;
+        println!(
+            "{call:<58} {event:>6.1} bytes an event, {:>6.0} a key beside its events",
+            few - 10.0 * event
+        );
+    }
 }

@@ -34,7 +34,7 @@ fn slots_are_dense_and_survive_a_snapshot() {
 #[test]
 fn a_forgotten_key_gives_its_slot_to_the_next_new_one() {
     // So long that the hash tables, whose room depends on the processor's hash, weigh little.
-    let old = |n: u32| format!("key {n:060}");
+    let old = |n: u32| format!("key {n:0600}");
     let mut index = KeyIndex::default();
     for n in 0..3000 {
         index.slot_of(old(n).as_bytes());

@@ -61,18 +61,17 @@ fn prefetch<T>(items: &[T], at: usize) {
     }
 }
 
-/// Words of a ring before its cursors: the newest credible time, the number of the first live row, and
-/// [`Ring::seen_us`].
-const HEAD_WORDS: usize = 3;
-const NEWEST: usize = 0;
-const FIRST: usize = 1;
-const SEEN: usize = 2;
+/// Words of a ring before its cursors: the number of the first live row.
+const HEAD_WORDS: usize = 1;
+const FIRST: usize = 0;
 
 /// One key's rows and cursors.
 ///
-/// They are one piece of memory, because a key that comes once in a while finds nothing of itself in the
-/// processor's caches: each piece more is another address to be translated, and waited for.
+/// A key that comes once in a while finds nothing of itself in the processor's caches. So it is two pieces of
+/// memory and no more: a line here, and the rest elsewhere. Each piece more would be another address to be translated, and
+/// each line more is waited for.
 #[derive(Debug, Clone)]
+#[repr(align(64))]
 pub(super) struct Ring {
     /// [`HEAD_WORDS`], the cursors of all frames, words of dropped rows, rows; nothing before the first row.
     words: Vec<u64>,
@@ -80,8 +79,9 @@ pub(super) struct Ring {
     head: u32,
     /// Words of dropped rows.
     dead: u32,
-    /// Newest event time, credible or not.
-    last_us: i64,
+    times: KeyTimes,
+    /// No frame stands where it was moved to for a row after this event time.
+    seen_us: i64,
     /// What long frames have come to need.
     pub aside: Option<Box<Aside>>,
 }
@@ -133,56 +133,47 @@ impl Default for Ring {
             words: Vec::new(),
             head: 0,
             dead: 0,
-            last_us: NEVER_US,
+            times: KeyTimes::NEVER,
+            seen_us: NEVER_US,
             aside: None,
         }
     }
 }
 
+const _: () = assert!(size_of::<Ring>() == LINE_WORDS * size_of::<u64>());
+
 impl Ring {
     /// A ring before its first row, with so many words of cursors, all 0.
     pub(super) fn new(cursor_words: usize) -> Self {
-        let mut words = vec![0; HEAD_WORDS + cursor_words];
-        words[NEWEST] = NEVER_US as u64;
-        words[SEEN] = NEVER_US as u64;
         Ring {
-            head: words.len() as u32,
-            words,
+            head: (HEAD_WORDS + cursor_words) as u32,
+            words: vec![0; HEAD_WORDS + cursor_words],
             ..Ring::default()
         }
     }
 
     /// It has never seen a row.
     pub(super) fn is_new(&self) -> bool {
-        self.last_us == NEVER_US
+        self.times.last_us == NEVER_US
     }
 
     /// How far rows have moved the key's time.
     #[inline]
     pub(super) fn times(&self) -> KeyTimes {
-        KeyTimes {
-            newest_us: self.words.get(NEWEST).map_or(NEVER_US, |us| *us as i64),
-            last_us: self.last_us,
-        }
-    }
-
-    /// Newest event time, credible or not, which is at hand where [`Ring::times`] are not.
-    pub(super) fn last_us(&self) -> i64 {
-        self.last_us
+        self.times
     }
 
     pub(super) fn set_times(&mut self, times: KeyTimes) {
-        self.words[NEWEST] = times.newest_us as u64;
-        self.last_us = times.last_us;
+        self.times = times;
     }
 
     /// No frame stands where it was moved to for a row after this event time.
     pub(super) fn seen_us(&self) -> i64 {
-        self.words[SEEN] as i64
+        self.seen_us
     }
 
     pub(super) fn set_seen_us(&mut self, seen_us: i64) {
-        self.words[SEEN] = seen_us as u64;
+        self.seen_us = seen_us;
     }
 
     /// Cursors of all frames.
@@ -342,11 +333,7 @@ impl Ring {
     pub(super) fn prefetch(&self, frames: &[FramePlan], stride: usize, step: Step) {
         match step {
             Step::Page => {}
-            Step::Ring => {
-                let lines = std::ptr::from_ref(self).cast::<u8>();
-                prefetch_line(lines);
-                prefetch_line(lines.wrapping_add(size_of::<Ring>() - 1));
-            }
+            Step::Ring => prefetch_line(std::ptr::from_ref(self).cast()),
             Step::Cursors => {
                 let ask = |words: Range<usize>| {
                     for word in words.clone().step_by(LINE_WORDS) {
@@ -371,8 +358,11 @@ impl Ring {
                 let (rows, first) = (&self.words[self.rows_at()..], self.first());
                 for frame in frames {
                     for cursor in [frame.at, frame.at + 1] {
-                        let number = self.cursors()[cursor];
-                        prefetch(rows, number.wrapping_sub(first) as usize * stride);
+                        let at = self.cursors()[cursor].wrapping_sub(first) as usize * stride;
+                        prefetch(rows, at);
+                        // As many rows leave as come, one in the mean; then the next one is looked at.
+                        prefetch(rows, at + 2 * stride - 1);
+                        // As many rows leave as come, one in the mean: whether the next one leaves too is looked at.
                     }
                 }
             }
@@ -395,20 +385,19 @@ impl Persist for Ring {
     const PAGE_VALUES: usize = 16;
 
     fn write(&self, out: &mut Vec<u8>) {
-        let (times, known) = (self.times(), !self.words.is_empty());
-        times.newest_us.write(out);
-        times.last_us.write(out);
+        self.times.newest_us.write(out);
+        self.times.last_us.write(out);
         self.first().write(out);
         (self.live_words() as u64).write(out);
         for word in &self.words[self.rows_at()..] {
             out.extend_from_slice(&word.to_le_bytes());
         }
-        let (cursors, seen_us) = match known {
-            true => (self.cursors().to_vec(), self.seen_us()),
-            false => (Vec::new(), NEVER_US),
+        let cursors = match self.words.is_empty() {
+            true => Vec::new(),
+            false => self.cursors().to_vec(),
         };
         cursors.write(out);
-        seen_us.write(out);
+        self.seen_us.write(out);
     }
 
     fn read(input: &mut &[u8]) -> Result<Self, StateError> {
@@ -423,7 +412,7 @@ impl Persist for Ring {
             return Ok(Ring::default());
         }
         let mut words = Vec::with_capacity(HEAD_WORDS + cursors.len() + rows.len());
-        words.extend([times.newest_us as u64, first, seen_us as u64]);
+        words.push(first);
         words.extend(cursors);
         let head = words.len() as u32;
         words.extend(rows);
@@ -431,7 +420,8 @@ impl Persist for Ring {
             words,
             head,
             dead: 0,
-            last_us: times.last_us,
+            times,
+            seen_us,
             aside: None,
         })
     }

@@ -257,8 +257,7 @@ impl<'a> Shard<'a> {
     fn prefetch(&self, at: usize, step: Step) {
         match step {
             Step::Page => return self.rings.prefetch_place(at),
-            Step::Ring => self.rings.prefetch_page(at),
-            Step::Cursors | Step::Rows => {}
+            Step::Ring | Step::Cursors | Step::Rows => {}
         }
         let WindowSpec { frames, stride, .. } = self.spec;
         self.rings.get(at).prefetch(frames, *stride, step);
@@ -286,7 +285,7 @@ fn accept(
         clock_us,
     } = arrival;
     let time_us = row[0] as i64;
-    if spec.is_forgotten(ring.last_us(), clock_us) {
+    if spec.is_forgotten(ring.times().last_us, clock_us) {
         *ring = Ring::default();
         lost.forget(at);
     }

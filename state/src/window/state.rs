@@ -192,7 +192,7 @@ impl WindowState {
             self.look = (self.look + stride) % self.rings.pages();
             let before = self.forgotten.len();
             let idle = |ring: &Ring| {
-                spec.is_forgotten(ring.last_us(), clock_us) || ring.is_slack(spec.stride)
+                spec.is_forgotten(ring.times().last_us, clock_us) || ring.is_slack(spec.stride)
             };
             if !self.rings.page(self.look).iter().any(idle) {
                 continue;
@@ -200,7 +200,7 @@ impl WindowState {
             let first = self.look * page_rings;
             let page = self.rings.page_mut(self.look);
             for (at, ring) in (first..).zip(page.iter_mut()) {
-                if spec.is_forgotten(ring.last_us(), clock_us) {
+                if spec.is_forgotten(ring.times().last_us, clock_us) {
                     *ring = Ring::default();
                     self.lost_us.remove(&at);
                     // Ring 0 is that of NULL, which has no slot to give back.

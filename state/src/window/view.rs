@@ -135,7 +135,8 @@ impl WindowView {
     fn ring(&self, slot: u32) -> Option<&Ring> {
         let at = ring_of(slot);
         let ring = (at < self.rings.len()).then(|| self.rings.get(at))?;
-        let is_known = !ring.is_new() && !self.spec.is_forgotten(ring.last_us(), self.clock_us);
+        let is_known =
+            !ring.is_new() && !self.spec.is_forgotten(ring.times().last_us, self.clock_us);
         is_known.then_some(ring)
     }
 

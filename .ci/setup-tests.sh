@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 cache="${XDG_CACHE_HOME:-$HOME/.cache}"
 kafka="$cache/sanderling-kafka-4.1.1"
-registry="$cache/sanderling-registry-1.8.0"
+registry="$cache/sanderling-registry-1.8.0-tls"
 # The oldest Go that the registry's module names, and one to fetch where there is none.
 go_minor_min=24
 go_fetched=1.26.6

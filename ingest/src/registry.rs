@@ -8,6 +8,7 @@ use std::error::Error;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use reqwest::Certificate;
 use schema_registry_converter::blocking::schema_registry::{
     SrSettings, get_referenced_schema, get_schema_by_id, post_schema,
 };
@@ -34,6 +35,8 @@ pub struct RegistryOptions {
     pub username: Option<String>,
     /// The user's password.
     pub password: Option<String>,
+    /// Certificates, as PEM, that are trusted beside the system's.
+    pub authorities: Option<Vec<u8>>,
     /// How long an unanswered question is repeated: well within the time after which a consumer
     /// that does not poll loses its partitions.
     pub give_up_after: Duration,
@@ -46,6 +49,7 @@ impl RegistryOptions {
             url: url.into(),
             username: None,
             password: None,
+            authorities: None,
             give_up_after: Duration::from_secs(30),
         }
     }
@@ -101,12 +105,29 @@ impl Registry {
         if let Some(username) = &options.username {
             builder.set_basic_authorization(username, options.password.as_deref());
         }
-        let settings = builder.set_timeout(ANSWER_WITHIN).build();
-        let settings = settings.map_err(|error| IngestError::Registry {
+        let failed = |message: String, cure| IngestError::Registry {
             url: options.url.clone(),
             action: "making a client".into(),
-            message: said(&error),
-            cure: "write its address as http://host:port under kafka.registry.url",
+            message,
+            cure,
+        };
+        let mut client = reqwest::blocking::Client::builder();
+        if let Some(pem) = &options.authorities {
+            let not_pem =
+                |why: String| failed(why, "write certificates as PEM into kafka.registry.ca_file");
+            let authorities =
+                Certificate::from_pem_bundle(pem).map_err(|error| not_pem(error.to_string()))?;
+            if authorities.is_empty() {
+                return Err(not_pem("no certificate in kafka.registry.ca_file".into()));
+            }
+            client = client.tls_certs_merge(authorities);
+        }
+        let settings = builder.set_timeout(ANSWER_WITHIN).build_with(client);
+        let settings = settings.map_err(|error| {
+            failed(
+                said(&error),
+                "write its address as http://host:port under kafka.registry.url",
+            )
         })?;
         Ok(Self {
             url: options.url.clone(),
@@ -220,6 +241,13 @@ impl Registry {
                         "check kafka.registry.url: something answers there, but not as a registry",
                     ));
                 }
+                Fault::NotTrusted => {
+                    return Err(failed(
+                        message,
+                        "name a PEM file of the authority that signed its certificate under kafka.registry.ca_file; \
+                         the certificate must be made out to the host in kafka.registry.url",
+                    ));
+                }
                 Fault::NoAnswer if began.elapsed() >= self.give_up_after => {
                     return Err(failed(
                         message,
@@ -254,6 +282,8 @@ enum Fault {
     Asked(Refused),
     Permission,
     NotARegistry,
+    /// Its certificate is not one to be trusted.
+    NotTrusted,
     NoAnswer,
 }
 
@@ -263,6 +293,10 @@ impl Fault {
             .source()
             .and_then(|source| source.downcast_ref::<RawError>());
         let Some(raw) = raw else {
+            // OpenSSL's own words: the error of the client does not tell apart why there is no connection.
+            if said(error).contains("certificate verify failed") {
+                return Fault::NotTrusted;
+            }
             return match error.retriable {
                 true => Fault::NoAnswer,
                 false => Fault::NotARegistry,

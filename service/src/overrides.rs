@@ -20,7 +20,12 @@ const PROPERTIES: [&str; 2] = ["kafka", "properties"];
 /// Ends the name of a variable whose value is in a file.
 const FILE_SUFFIX: &str = "_file";
 /// Settings that are themselves the path of a file, so that their variables are no exception.
-const FILE_KEYS: [&str; 3] = ["password_file", "hash_key_file", "dead_letter_key_file"];
+const FILE_KEYS: [&str; 4] = [
+    "password_file",
+    "ca_file",
+    "hash_key_file",
+    "dead_letter_key_file",
+];
 /// A value is no longer than this.
 const VALUE_BYTES_MAX: u64 = 1 << 20;
 

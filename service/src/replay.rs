@@ -422,7 +422,8 @@ fn kafka_cure(trouble: KafkaTrouble) -> &'static str {
         }
         KafkaTrouble::Tls => {
             "check security.protocol and ssl.ca.location under kafka.properties, that the broker's \
-             certificate is made out to the name in kafka.brokers, and that this port speaks TLS"
+             certificate is made out to the name in kafka.brokers, and that this port speaks TLS; \
+             a broker that asks who comes wants ssl.certificate.location and ssl.key.location too"
         }
         KafkaTrouble::MissingTopic => {
             "create the topic, or correct its name in pipeline.yaml (streams.*.topic, output.*)"

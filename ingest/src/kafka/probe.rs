@@ -84,7 +84,7 @@ impl Probe {
         (0..EVENTS_MAX).find_map(|_| {
             let _ = self.client.poll(Duration::ZERO);
             let (code, reason) = self.words.last()?;
-            let trouble = KafkaTrouble::of(&KafkaError::Global(code));
+            let trouble = KafkaTrouble::told(code, &reason);
             let tells = matches!(trouble, KafkaTrouble::Authentication | KafkaTrouble::Tls);
             tells.then_some((trouble, reason))
         })

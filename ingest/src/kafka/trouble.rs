@@ -63,6 +63,15 @@ impl KafkaTrouble {
         }
     }
 
+    /// The kind that is told by what a client says of its own accord. Since TLS 1.3 a broker turns a client's certificate down
+    /// when the connection already stands, and so the client takes it for one that broke.
+    pub(super) fn told(code: RDKafkaErrorCode, reason: &str) -> Self {
+        match Self::of(&KafkaError::Global(code)) {
+            KafkaTrouble::Unreachable if reason.contains("SSL alert") => KafkaTrouble::Tls,
+            trouble => trouble,
+        }
+    }
+
     /// Whether the client goes on by itself after `error` of a running consumer.
     pub(super) fn passes(error: &KafkaError) -> bool {
         if matches!(error, KafkaError::MessageConsumptionFatal(_))

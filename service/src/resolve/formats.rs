@@ -1,5 +1,7 @@
 //! How records are encoded: formats, schemas and the registry.
 
+use std::path::Path;
+
 use sanderling_ingest::{Format, Framing, IngestError, ProtobufSchema, RegistryOptions};
 
 use super::Resolver;
@@ -46,24 +48,33 @@ impl Resolver<'_> {
                     "write `username` beside it",
                 );
             }
-            let file = self.beside(file);
-            match std::fs::read_to_string(&file) {
-                Ok(text) => password = Some(text.trim_end_matches(['\r', '\n']).to_string()),
-                Err(error) => {
-                    let failure = io_failure(&file, "read the registry's password", &error);
-                    self.fault(
-                        &["kafka", "registry", "password_file"],
-                        failure.to_string(),
-                        failure.cure.unwrap_or_default(),
-                    );
-                }
-            }
+            let text = self.registry_file(file, "password_file", "read the registry's password");
+            password = text.map(|text| text.trim_end_matches(['\r', '\n']).to_string());
         }
+        let authorities = registry.ca_file.as_ref();
+        let authorities = authorities.and_then(|file| {
+            self.registry_file(file, "ca_file", "read the registry's authorities")
+        });
         Some(RegistryOptions {
             username: registry.username.clone(),
             password,
+            authorities: authorities.map(String::into_bytes),
             ..RegistryOptions::new(&registry.url)
         })
+    }
+
+    /// The text of a file that a key of the registry names; `None` if it cannot be read, which is a fault.
+    fn registry_file(&mut self, file: &Path, key: &str, action: &str) -> Option<String> {
+        let file = self.beside(file);
+        match std::fs::read_to_string(&file) {
+            Ok(text) => Some(text),
+            Err(error) => {
+                let failure = io_failure(&file, action, &error);
+                let cure = failure.cure.clone().unwrap_or_default();
+                self.fault(&["kafka", "registry", key], failure.to_string(), cure);
+                None
+            }
+        }
     }
 
     /// The format of a stream's records; `None` if there is a fault in it.

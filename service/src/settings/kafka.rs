@@ -36,6 +36,9 @@ pub struct RegistrySettings {
     /// File that holds the user's password.
     #[serde(default)]
     pub password_file: Option<PathBuf>,
+    /// PEM file of authorities that are trusted beside the system's, for https.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
 }
 
 impl fmt::Debug for KafkaSettings {

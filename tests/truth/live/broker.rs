@@ -47,6 +47,7 @@ struct Ports {
     controller: u16,
     secured: u16,
     tls: u16,
+    mutual: u16,
 }
 
 struct Process {
@@ -76,6 +77,7 @@ impl Broker {
 
     fn in_folder(folder: &Path) -> Self {
         self_signed(folder, "key.pem", "certificate.pem");
+        self_signed(folder, "client-key.pem", "client.pem");
         let pem = |name: &str| std::fs::read_to_string(folder.join(name)).expect("a PEM file");
         std::fs::write(
             folder.join("store.pem"),
@@ -116,6 +118,23 @@ impl Broker {
     /// The same over TLS, for anyone.
     pub fn over_tls(&self) -> String {
         format!("127.0.0.1:{}", self.ports.tls)
+    }
+
+    /// The same over TLS, for who shows [`Broker::client`].
+    pub fn mutual(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.mutual)
+    }
+
+    /// The key and the certificate of the one client that [`Broker::mutual`] knows.
+    pub fn client(&self) -> (PathBuf, PathBuf) {
+        let [key, certificate] =
+            ["client-key.pem", "client.pem"].map(|name| self.folder.join(name));
+        (key, certificate)
+    }
+
+    /// The key of [`Broker::certificate`].
+    pub fn key(&self) -> PathBuf {
+        self.folder.join("key.pem")
     }
 
     /// The certificate of the listeners over TLS, which signed itself.
@@ -189,6 +208,7 @@ impl Broker {
             controller,
             secured,
             tls,
+            mutual,
         } = self.ports;
         let (data, store) = (self.folder.join("data"), self.folder.join("store.pem"));
         let mut text = String::new();
@@ -202,7 +222,8 @@ impl Broker {
         );
         set("controller.listener.names", "CONTROLLER");
         let clients = format!(
-            "PLAINTEXT://127.0.0.1:{plain},SASL_SSL://127.0.0.1:{secured},SSL://127.0.0.1:{tls}"
+            "PLAINTEXT://127.0.0.1:{plain},SASL_SSL://127.0.0.1:{secured},SSL://127.0.0.1:{tls},\
+             MUTUAL://127.0.0.1:{mutual}"
         );
         set(
             "listeners",
@@ -212,7 +233,7 @@ impl Broker {
         set("inter.broker.listener.name", "PLAINTEXT");
         set(
             "listener.security.protocol.map",
-            "PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL,CONTROLLER:PLAINTEXT",
+            "PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL,MUTUAL:SSL,CONTROLLER:PLAINTEXT",
         );
         set(
             "sasl.enabled.mechanisms",
@@ -232,11 +253,18 @@ impl Broker {
                 &format!("{};", module("scram.ScramLoginModule")),
             );
         }
-        for listener in ["sasl_ssl", "ssl"] {
+        for listener in ["sasl_ssl", "ssl", "mutual"] {
             let of = |key: &str| format!("listener.name.{listener}.ssl.keystore.{key}");
             set(&of("type"), "PEM");
             set(&of("location"), &store.to_string_lossy());
         }
+        set("listener.name.mutual.ssl.client.auth", "required");
+        set("listener.name.mutual.ssl.truststore.type", "PEM");
+        let (_, known) = self.client();
+        set(
+            "listener.name.mutual.ssl.truststore.location",
+            &known.to_string_lossy(),
+        );
         // Of what is kept for the life of a broker, nearly all is this buffer.
         set("log.cleaner.dedupe.buffer.size", "8388608");
         set("log.dirs", &data.to_string_lossy());
@@ -268,7 +296,7 @@ impl Drop for Broker {
 impl Ports {
     fn free() -> Self {
         // Held together, so that they differ.
-        let held: Vec<TcpListener> = (0..4)
+        let held: Vec<TcpListener> = (0..5)
             .map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"))
             .collect();
         let port = |i: usize| held[i].local_addr().expect("an address").port();
@@ -277,6 +305,7 @@ impl Ports {
             controller: port(1),
             secured: port(2),
             tls: port(3),
+            mutual: port(4),
         }
     }
 }

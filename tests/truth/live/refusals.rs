@@ -8,6 +8,7 @@ use serde_yaml_ng::Value as Yaml;
 use super::broker::{Broker, PASSWORD, USER, free_port, self_signed};
 use super::deployed::{DONE_WITHIN, Deployed, LIVE_WITHIN, refusal};
 use super::foreign::Isolation;
+use super::registry::Registry;
 
 const REFUSED_WITHIN: Duration = Duration::from_secs(90);
 
@@ -69,6 +70,17 @@ fn a_registry_that_is_not_there() {
     });
     let failure = refused(&deployed, "one", &[&nobody]);
     stands_at(&failure, &deployed, &["kafka:", "registry:", "url:"]);
+    // One whose certificate nobody here knows.
+    let registry = Registry::over_tls(&broker.certificate(), &broker.key());
+    deployed.edit(|settings| settings["kafka"]["registry"]["url"] = registry.url().into());
+    let failure = refused(&deployed, "one", &["certificate", "kafka.registry.ca_file"]);
+    stands_at(&failure, &deployed, &["kafka:", "registry:", "url:"]);
+    let certificate = broker.certificate();
+    let certificate = certificate.to_str().expect("a plain path");
+    deployed.edit(|settings| settings["kafka"]["registry"]["ca_file"] = certificate.into());
+    let mut service = deployed.start("one");
+    service.wait_until_live(LIVE_WITHIN);
+    service.stop();
 }
 
 #[test]
@@ -189,6 +201,23 @@ fn who_may_come_in_and_who_may_not() {
     stands_at(&failure, &deployed, &["kafka:", "properties:"]);
     come_as(broker.over_tls(), &[over_tls, trusted]);
     decides("TLS");
+
+    // A broker that wants to see a certificate, without one and with it.
+    come_as(broker.mutual(), &[over_tls, trusted]);
+    let failure = refused(
+        &deployed,
+        "one",
+        &["certificate", "ssl.certificate.location"],
+    );
+    stands_at(&failure, &deployed, &["kafka:", "properties:"]);
+    let (key, client) = broker.client();
+    let [key, client] = [&key, &client].map(|path| path.to_str().expect("a plain path"));
+    let shown = [
+        ("ssl.key.location", key),
+        ("ssl.certificate.location", client),
+    ];
+    come_as(broker.mutual(), &[over_tls, trusted, shown[0], shown[1]]);
+    decides("a certificate of the client's");
 }
 
 #[test]

@@ -1,12 +1,16 @@
 //! A schema registry that is not ours, with Confluent's REST interface; it keeps all in memory.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
 use super::broker::cached;
 use super::http;
+
+/// Where `.ci/setup-tests.sh` puts it.
+const FOLDER: &str = "sanderling-registry-1.8.0-tls";
 
 /// A registry on a free port of this machine, stopped when dropped.
 pub struct Registry {
@@ -17,15 +21,19 @@ pub struct Registry {
 impl Registry {
     /// One that asks nobody who they are.
     pub fn start() -> Self {
-        Self::launch(&mut Command::new(
-            cached("sanderling-registry-1.8.0").join("registry"),
-        ))
+        Self::launch(&mut binary())
+    }
+
+    /// One that answers over TLS alone.
+    pub fn over_tls(certificate: &Path, key: &Path) -> Self {
+        let mut command = binary();
+        command.arg("-certificate").arg(certificate);
+        Self::launch(command.arg("-key").arg(key))
     }
 
     /// One that wants `authorization` in the header of that name.
     pub fn guarded(authorization: &str) -> Self {
-        let mut command = Command::new(cached("sanderling-registry-1.8.0").join("registry"));
-        Self::launch(command.arg(authorization))
+        Self::launch(binary().args(["-authorization", authorization]))
     }
 
     fn launch(command: &mut Command) -> Self {
@@ -45,7 +53,7 @@ impl Registry {
         }
     }
 
-    /// Where it answers, `http://..`.
+    /// Where it answers, `http://..` or `https://..`.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -80,4 +88,8 @@ impl Drop for Registry {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn binary() -> Command {
+    Command::new(cached(FOLDER).join("registry"))
 }

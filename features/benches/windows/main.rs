@@ -346,8 +346,9 @@ fn memory() {
         kept.bytes / kept.keys,
         kept.bytes as f64 / kept.rows as f64,
     );
-    let mut snapshot = None;
-    let pause = seconds(|| snapshot = Some(engine.snapshot()));
+    let begun = Instant::now();
+    let mut snapshot = Some(engine.snapshot());
+    let pause = begun.elapsed().as_secs_f64();
     let mut bytes = Vec::new();
     let written = seconds(|| {
         let snapshot = snapshot.take().expect("it was just taken");

@@ -22,6 +22,8 @@ pub struct Producing(Client);
 /// One phase of it, as it was.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub struct Sent {
+    /// Number of payments.
+    pub sent: u64,
     pub from_ms: i64,
     pub to_ms: i64,
     /// How far it fell behind its own rate; large where this machine had no time for it.
@@ -77,12 +79,13 @@ impl Reading {
         self.0.answer()
     }
 
-    /// The same once all of them are decided, or the wait is over.
+    /// The same once all that were sent are seen and decided, or the wait is over.
     pub fn report_when_all(&mut self, of: &Sent, within: Duration) -> Value {
         let begun = Instant::now();
         loop {
             let report = self.report(of);
-            if report["events"] == report["decided"] || begun.elapsed() > within {
+            let seen = report["events"] == of.sent;
+            if seen && report["events"] == report["decided"] || begun.elapsed() > within {
                 return report;
             }
             std::thread::sleep(Duration::from_millis(500));

@@ -310,6 +310,7 @@ impl Bench {
             cpu_s.push(clients::cpu_s(pid) - before);
         }
         let whole = Sent {
+            sent: sent.iter().map(|part| part.sent).sum(),
             from_ms: sent[0].from_ms,
             to_ms: i64::MAX,
             ..sent[0]
@@ -340,7 +341,7 @@ impl Bench {
             self.results.push(result.clone());
             last = result;
         }
-        if all["events"] != all["decided"] || all["again"] != 0 {
+        if all["events"] != whole.sent || all["events"] != all["decided"] || all["again"] != 0 {
             println!(
                 "{}",
                 json!({"scenario": scenario, "delivery": delivery, "lost_or_repeated": all})

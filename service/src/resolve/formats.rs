@@ -150,6 +150,10 @@ mod tests {
         assert!(faults(&no_url, &[])[0].0.contains("r:8081"));
         let password = named.replace("8081\"", "8081\", username: u, password_file: secret");
         assert!(faults(&password, &[])[0].0.contains("secret"));
+        let authorities = named.replace("8081\"", "8081\", ca_file: bank.pem");
+        assert!(faults(&authorities, &[])[0].0.contains("bank.pem"));
+        let resolved = pipeline(&authorities, &[("bank.pem", "PEM")]).unwrap();
+        assert_eq!(resolved.registry.unwrap().authorities.unwrap(), b"PEM");
         assert_eq!(faults(&password, &[("secret", "hidden\n")]), []);
         let resolved = pipeline(&password, &[("secret", "hidden\n")]).unwrap();
         assert_eq!(

@@ -255,9 +255,8 @@ impl<'a> Shard<'a> {
     /// Asks for memory that a row of the ring `at` will want. Only a hint.
     #[inline]
     fn prefetch(&self, at: usize, step: Step) {
-        match step {
-            Step::Page => return self.rings.prefetch_place(at),
-            Step::Ring | Step::Cursors | Step::Rows => {}
+        if let Step::Page = step {
+            return self.rings.prefetch_place(at);
         }
         let WindowSpec { frames, stride, .. } = self.spec;
         self.rings.get(at).prefetch(frames, *stride, step);

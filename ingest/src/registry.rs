@@ -35,7 +35,7 @@ pub struct RegistryOptions {
     pub username: Option<String>,
     /// The user's password.
     pub password: Option<String>,
-    /// Certificates, as PEM, that are trusted beside the system's.
+    /// Certificates, as PEM, that are trusted beside the system's: see [`Self::trusting`].
     pub authorities: Option<Vec<u8>>,
     /// How long an unanswered question is repeated: well within the time after which a consumer
     /// that does not poll loses its partitions.
@@ -53,6 +53,42 @@ impl RegistryOptions {
             give_up_after: Duration::from_secs(30),
         }
     }
+
+    /// The same, where the authorities of `pem` are trusted beside the system's.
+    ///
+    /// # Errors
+    /// Why these are no certificates.
+    pub fn trusting(self, pem: Vec<u8>) -> Result<Self, String> {
+        // Only a client looks into what stands between the lines of a PEM file.
+        reqwest::Client::builder()
+            .tls_certs_merge(certificates(&pem)?)
+            .build()
+            .map_err(|error| causes(&error))?;
+        Ok(Self {
+            authorities: Some(pem),
+            ..self
+        })
+    }
+}
+
+/// The certificates of a PEM file, one at least.
+fn certificates(pem: &[u8]) -> Result<Vec<Certificate>, String> {
+    let certificates = Certificate::from_pem_bundle(pem).map_err(|error| causes(&error))?;
+    match certificates.is_empty() {
+        true => Err("no certificate".into()),
+        false => Ok(certificates),
+    }
+}
+
+/// An error with all that it was caused by.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
 }
 
 impl fmt::Debug for RegistryOptions {
@@ -113,13 +149,9 @@ impl Registry {
         };
         let mut client = reqwest::blocking::Client::builder();
         if let Some(pem) = &options.authorities {
-            let not_pem =
-                |why: String| failed(why, "write certificates as PEM into kafka.registry.ca_file");
-            let authorities =
-                Certificate::from_pem_bundle(pem).map_err(|error| not_pem(error.to_string()))?;
-            if authorities.is_empty() {
-                return Err(not_pem("no certificate in kafka.registry.ca_file".into()));
-            }
+            let authorities = certificates(pem).map_err(|why| {
+                failed(why, "write certificates as PEM into kafka.registry.ca_file")
+            })?;
             client = client.tls_certs_merge(authorities);
         }
         let settings = builder.set_timeout(ANSWER_WITHIN).build_with(client);

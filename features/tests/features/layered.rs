@@ -12,10 +12,8 @@ use proptest::prelude::*;
 use proptest::test_runner::Config;
 use sanderling_features::{Catalog, FeatureEngine, Table};
 
-use crate::grammar::{
-    Feature, KEYS, RowKeys, TAKEN_BACK, Words, expected, payments, row_keys, same, table,
-    with_column,
-};
+use crate::frames::{RowKeys, TAKEN_BACK, expected, row_keys, same, table, with_column};
+use crate::grammar::{Feature, KEYS, Words, payments};
 use crate::oracle::{fold, joined, query, restarted};
 use crate::stream::{Row, batch, relation};
 

@@ -1,5 +1,7 @@
 //! The feature engine against the self-join that defines it, and against DataFusion's own windows.
 
+mod calls;
+mod frames;
 mod functions;
 mod grammar;
 mod kept;

@@ -10,7 +10,8 @@ use sanderling_ingest::{Decoder, Format, Framing};
 use sanderling_schemas::RejectReason;
 use serde_json::json;
 
-use crate::formats::{avro_decoder, decode, decoder, framed, outcome, proto, union};
+use crate::decoders::{avro_decoder, decode, decoder, outcome};
+use crate::encoders::{framed, proto, union};
 use crate::registry::FakeRegistry;
 
 /// The same payment as each version of a producer writes it.

@@ -1,13 +1,21 @@
 //! Sources as their users see them: files of every format, and topics of a broker in process.
 
+mod avro;
 mod bad_rows;
+mod cluster;
+mod decoders;
+mod encoders;
 mod evolution;
 mod files;
 mod formats;
 mod identifiers;
 mod kafka;
 mod ordered;
+mod partitions;
+mod protobuf;
 mod registry;
+mod registry_faults;
+mod runs;
 mod simulate;
 
 use std::path::Path;

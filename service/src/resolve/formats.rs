@@ -51,16 +51,26 @@ impl Resolver<'_> {
             let text = self.registry_file(file, "password_file", "read the registry's password");
             password = text.map(|text| text.trim_end_matches(['\r', '\n']).to_string());
         }
-        let authorities = registry.ca_file.as_ref();
-        let authorities = authorities.and_then(|file| {
-            self.registry_file(file, "ca_file", "read the registry's authorities")
-        });
-        Some(RegistryOptions {
+        let options = RegistryOptions {
             username: registry.username.clone(),
             password,
-            authorities: authorities.map(String::into_bytes),
             ..RegistryOptions::new(&registry.url)
-        })
+        };
+        let Some(file) = &registry.ca_file else {
+            return Some(options);
+        };
+        let pem = self.registry_file(file, "ca_file", "read the registry's authorities")?;
+        match options.trusting(pem.into_bytes()) {
+            Ok(options) => Some(options),
+            Err(why) => {
+                self.fault(
+                    &["kafka", "registry", "ca_file"],
+                    format!("{} is not a file of certificates: {why}", file.display()),
+                    "write the authorities' certificates into it as PEM",
+                );
+                None
+            }
+        }
     }
 
     /// The text of a file that a key of the registry names; `None` if it cannot be read, which is a fault.
@@ -152,8 +162,13 @@ mod tests {
         assert!(faults(&password, &[])[0].0.contains("secret"));
         let authorities = named.replace("8081\"", "8081\", ca_file: bank.pem");
         assert!(faults(&authorities, &[])[0].0.contains("bank.pem"));
-        let resolved = pipeline(&authorities, &[("bank.pem", "PEM")]).unwrap();
-        assert_eq!(resolved.registry.unwrap().authorities.unwrap(), b"PEM");
+        let found = faults(&authorities, &[("bank.pem", "no certificate")]);
+        assert!(
+            found[0]
+                .0
+                .contains("bank.pem is not a file of certificates"),
+            "{found:?}"
+        );
         assert_eq!(faults(&password, &[("secret", "hidden\n")]), []);
         let resolved = pipeline(&password, &[("secret", "hidden\n")]).unwrap();
         assert_eq!(

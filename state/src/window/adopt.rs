@@ -3,8 +3,9 @@
 //! What windows compute of their rows is never taken over, only the rows: each frame adds its own up again
 //! when it is next asked. So a frame is whole as soon as its rows are.
 
+use super::plan::Storage;
 use super::ring::Ring;
-use super::spec::{Frame, Function, Storage};
+use super::spec::{Frame, Function};
 use super::state::{WindowState, ring_of};
 use crate::bytes::Persist;
 use crate::{KeyIndex, Paged, Restored, StateError};
@@ -150,7 +151,7 @@ impl WindowState {
         slot_of: &mut dyn FnMut(u32) -> Option<u32>,
     ) -> Result<(), StateError> {
         let mismatch = || StateError::Mismatch("rows of another shape".into());
-        let fits = |(there, slot): (&Option<usize>, &super::spec::Slot)| {
+        let fits = |(there, slot): (&Option<usize>, &super::plan::Slot)| {
             there.is_none_or(|there| {
                 of.columns.get(there).is_some_and(|storage| {
                     slot.storage == Storage::Presence || STORAGES[*storage as usize] == slot.storage

@@ -4,8 +4,8 @@
 //! such blocks, and so on, each beginning at a multiple of its size in the ring's absolute numbers. They
 //! hold nothing that the rows do not say, so snapshots leave them out.
 
+use super::plan::{Slot, Storage};
 use super::ring::Ring;
-use super::spec::{Slot, Storage};
 
 const FAN: u64 = 64;
 /// Shorter frames are searched row by row.

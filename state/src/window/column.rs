@@ -7,7 +7,8 @@ use arrow::datatypes::{
     Int64Type, TimestampMicrosecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 
-use super::spec::{Column, Slot, Storage};
+use super::plan::{Slot, Storage};
+use super::spec::Column;
 use crate::{KeyIndex, StateError};
 
 /// A column's values for the rows of a batch.

@@ -6,8 +6,8 @@
 use super::blocks;
 use super::distinct::word_of;
 use super::exact::{Fixed, SUM_WORDS};
+use super::plan::{Accumulator, Extreme, FramePlan, PairSums, Storage};
 use super::ring::{Aside, Ring};
-use super::spec::{Accumulator, Extreme, FramePlan, PairSums, Storage};
 
 /// Values of this many bits are squared into the running sum; longer ones are counted, and a frame
 /// that holds one is computed from its rows.

@@ -8,8 +8,8 @@ use ahash::RandomState;
 use hashbrown::HashTable;
 
 use super::cursor::order_of;
+use super::plan::{Accumulator, FramePlan, Slot, Storage};
 use super::ring::Ring;
-use super::spec::{Accumulator, FramePlan, Slot, Storage};
 
 /// Frames of fewer values are sorted.
 const SORTED_MAX: u64 = 64;

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::blocks::Blocks;
 use super::distinct::Counts;
-use super::spec::FramePlan;
+use super::plan::FramePlan;
 use crate::paged::prefetch_line;
 use crate::{Persist, StateError};
 

@@ -9,11 +9,12 @@ use std::collections::HashMap;
 
 use arrow::array::new_empty_array;
 
-use super::aggregate::{Output, rows_of};
 use super::column::Values;
 use super::cursor;
+use super::output::{Output, rows_of};
+use super::plan::FramePlan;
 use super::ring::{KeyTimes, Ring, Step};
-use super::spec::{Frame, FramePlan, Function, WindowSpec};
+use super::spec::{Frame, Function, WindowSpec};
 use super::state::{FrameRows, WindowRows, ring_of};
 use crate::paged::PagedPart;
 use crate::{KeyIndex, Paged, StateError};

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use arrow::array::ArrayRef;
 
-use super::aggregate::Output;
 use super::column::Values;
+use super::output::Output;
+use super::plan::Storage;
 use super::ring::{KeyTimes, NEVER_US, Ring};
 use super::shard::{Cuts, Shard, Taken, forget};
-use super::spec::{Function, Storage, WindowSpec};
+use super::spec::{Function, WindowSpec};
 use super::view::WindowView;
 use crate::snapshot::{Restored, Snapshot};
 use crate::{KeyIndex, Paged, StateError, Threads};
@@ -314,7 +315,7 @@ impl WindowState {
                         let (lo, hi) = (ring.cursors()[frame.at], ring.cursors()[frame.at + 1]);
                         ring.first() <= lo && lo <= hi && hi <= ring.end(self.spec.stride)
                     }));
-            let told = |(column, slot): (usize, &super::spec::Slot)| {
+            let told = |(column, slot): (usize, &super::plan::Slot)| {
                 slot.storage != Storage::Text
                     || (ring.first()..ring.end(self.spec.stride)).all(|number| {
                         let row = ring.row(number, self.spec.stride);

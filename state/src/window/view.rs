@@ -9,10 +9,11 @@ use arrow::array::{ArrayRef, TimestampMicrosecondArray};
 use arrow::datatypes::DataType;
 use sanderling_schemas::NO_SLOT;
 
-use super::aggregate::Output;
+use super::output::Output;
+use super::plan::{Slot, Storage};
 use super::ring::{KeyTimes, Ring};
 use super::shard::reach;
-use super::spec::{Slot, Storage, WindowSpec};
+use super::spec::WindowSpec;
 use super::state::{WindowState, ring_of};
 use crate::{KnownKeys, Paged, StateError};
 

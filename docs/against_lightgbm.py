@@ -22,6 +22,14 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 DAY_US = 86_400_000_000
 ALERT_SHARE = 0.007
+# What the handbook computes of a payment, and the ratios of its amount that anyone would add.
+ORDINARY = [
+    "amount", "is_night", "is_weekend",
+    *(f"card_{what}_{days}d" for what in ("count", "mean") for days in (1, 7, 30)),
+    "amount_to_card_mean_7d", "amount_to_card_mean_30d", "amount_to_card_max_30d",
+    *(f"terminal_count_{days}d" for days in (1, 7, 30)),
+    *(f"terminal_fraud_rate_{days}d" for days in (7, 14, 30, 45)),
+]  # fmt: skip
 
 
 def card_precision(score, fraud, day, card, alerts=100):
@@ -61,6 +69,7 @@ def main():
     parser.add_argument("--train-from", type=datetime.date.fromisoformat)
     parser.add_argument("--count-known", action="store_true", help="as evaluate without --exclude-known")
     parser.add_argument("--exclude", default="", help="comma-separated features to leave out")
+    parser.add_argument("--only", help="comma-separated features to keep, or `ordinary` for " + ", ".join(ORDINARY))
     parser.add_argument("--scores", help="scores of `sanderling evaluate`")
     args = parser.parse_args()
 
@@ -70,7 +79,8 @@ def main():
     place[ids] = np.arange(len(ids))
     at = place[table["TRANSACTION_ID"].to_numpy()]
     left_out = {"_topic", "_partition", "_offset", "TRANSACTION_ID", "event_time", *args.exclude.split(",")}
-    names = [name for name in table.column_names if name not in left_out]
+    only = ORDINARY if args.only == "ordinary" else args.only.split(",") if args.only else table.column_names
+    names = [name for name in table.column_names if name in only and name not in left_out]
     x = np.column_stack([table[name].cast("float64").to_numpy() for name in names])
     time = table["event_time"].cast("timestamp[us]").cast("int64").to_numpy()
     rows = {

@@ -24,7 +24,7 @@ pub use labels::{Stage, TransactionEnd};
 
 use crate::line::Decided;
 use declare::{Declare, Each, PartitionGauges};
-use labels::ParitySource;
+use labels::{ParitySource, Part};
 
 /// Content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -50,15 +50,29 @@ const CHECKPOINT_S: [f64; 9] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.
 pub struct Awaited {
     appended_us: i64,
     backlog: bool,
+    /// When it left the line.
+    decided_us: i64,
+    /// The longer one of the parts of its way until then, and its length.
+    longest: (Part, i64),
 }
 
 impl Awaited {
-    /// Those of a batch; none if its broker gave no times.
+    /// Those of a batch that leaves the line now; none if its broker gave no times.
     pub fn of(decided: &Decided) -> impl Iterator<Item = Self> {
+        let decided_us = unix_time().as_micros() as i64;
+        let oldest_us = decided.broker_time_us.iter().min();
+        let wait_us = decided.timing.wait_us as i64;
+        let line_us = oldest_us.map_or(0, |oldest| decided_us - oldest) - wait_us;
+        let longest = match wait_us > line_us {
+            true => (Part::Wait, wait_us),
+            false => (Part::Line, line_us),
+        };
         let decisions = decided.broker_time_us.iter().zip(&decided.decisions);
-        decisions.map(|(appended_us, decision)| Self {
+        decisions.map(move |(appended_us, decision)| Self {
             appended_us: *appended_us,
             backlog: decision.flags.contains(&Flag::Backlog),
+            decided_us,
+            longest,
         })
     }
 }
@@ -81,7 +95,7 @@ pub struct Metrics {
     batch_rows: Histogram,
     stages: Each<Stage, Histogram>,
     latency: Histogram,
-    deadline_misses: IntCounter,
+    deadline_misses: Each<Part, IntCounter>,
     lag: PartitionGauges,
     transactions: Each<TransactionEnd, Histogram>,
     checkpoint_time: Histogram,
@@ -180,9 +194,11 @@ impl Metrics {
                 "From the broker's append of an event to its decision's commit; at least once, to its hand-over to the producer",
                 &LATENCY_S,
             ),
-            deadline_misses: declare.counter(
+            deadline_misses: declare.counter_each(
                 "sanderling_deadline_misses_total",
-                "Decisions made after deadline_ms, backlog not counted",
+                "Decisions made after deadline_ms, backlog not counted, by the longest part of their batch's way: the wait for the line, the line, or the commit",
+                "part",
+                Part::ALL.map(|part| (part, part.as_str())),
             ),
             lag: PartitionGauges::new(declare.gauges(
                 "sanderling_lag_records",
@@ -309,13 +325,18 @@ impl Metrics {
     /// These decisions can be read now, `deadline` being what each had.
     pub fn visible(&self, decided: impl Iterator<Item = Awaited>, deadline: Duration) {
         let now_us = unix_time().as_micros() as i64;
-        let mut misses = 0;
         for awaited in decided {
             let took = Duration::from_micros((now_us - awaited.appended_us).max(0) as u64);
             self.latency.observe(took.as_secs_f64());
-            misses += u64::from(took > deadline && !awaited.backlog);
+            if took > deadline && !awaited.backlog {
+                let (part, longest_us) = awaited.longest;
+                let part = match now_us - awaited.decided_us > longest_us {
+                    true => Part::Commit,
+                    false => part,
+                };
+                self.deadline_misses.of(part).inc();
+            }
         }
-        self.deadline_misses.inc_by(misses);
     }
 
     /// Records were refused.

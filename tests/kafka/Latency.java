@@ -160,7 +160,7 @@ public class Latency {
         private final List<long[]> appendedMs = new ArrayList<>();
         /** Decisions that came before this reader saw their event. */
         private final Map<Long, long[]> early = new HashMap<>();
-        private long[] samples = new long[1 << 20];
+        private long[] samples = new long[1 << 23];
         private int count;
         private long again;
         private long bytes;
@@ -285,7 +285,20 @@ public class Latency {
             }
         }
 
-        private synchronized ObjectNode report(long fromMs, long toMs) {
+        private ObjectNode report(long fromMs, long toMs) {
+            long[] samples;
+            List<long[]> appendedMs;
+            int count;
+            long bytes;
+            long again;
+            // What is there is never changed, but for a sign: whoever reads on need not wait for the report.
+            synchronized (this) {
+                samples = this.samples;
+                appendedMs = List.copyOf(this.appendedMs);
+                count = this.count;
+                bytes = this.bytes;
+                again = this.again;
+            }
             long[] latencies = new long[count / 3];
             int n = 0;
             long backlog = 0;

@@ -245,6 +245,15 @@ impl KafkaSink {
         })
     }
 
+    /// At least once: what it took until the broker had the slowest of the records of which it has said so since
+    /// this was last asked.
+    pub fn delivery_took(&self) -> Option<Duration> {
+        match &self.delivery {
+            Delivery::AtLeastOnce { writer, .. } => writer.took(),
+            Delivery::ExactlyOnce { .. } => None,
+        }
+    }
+
     /// Commits what is due. If it must be `now`, everything up to the newest mark is committed on return.
     /// Returns what each transaction took that has ended.
     pub fn settle(&mut self, now: bool) -> Result<Vec<Commit>, Failure> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -25,10 +25,18 @@ pub struct TopicWriter {
 }
 
 /// What became of the records handed over.
-#[derive(Default)]
 struct Fates {
     delivered: AtomicU64,
     refused: AtomicU64,
+    since: Instant,
+    /// The longest that one took of those delivered since this was last asked, microseconds.
+    took_us: AtomicU64,
+}
+
+impl Fates {
+    fn now_us(&self) -> u64 {
+        self.since.elapsed().as_micros() as u64
+    }
 }
 
 /// Hears from the client what became of each record.
@@ -37,11 +45,16 @@ struct Deliveries(Arc<Fates>);
 impl ClientContext for Deliveries {}
 
 impl ProducerContext for Deliveries {
-    type DeliveryOpaque = ();
+    /// When the record was handed over, in the time of [`Fates`].
+    type DeliveryOpaque = usize;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, _: ()) {
+    fn delivery(&self, result: &DeliveryResult<'_>, handed_us: usize) {
         let fate = match result {
-            Ok(_) => &self.0.delivered,
+            Ok(_) => {
+                let took_us = self.0.now_us().saturating_sub(handed_us as u64);
+                self.0.took_us.fetch_max(took_us, Ordering::AcqRel);
+                &self.0.delivered
+            }
             Err((error, _)) => {
                 tracing::error!(%error, "a record was not delivered");
                 &self.0.refused
@@ -54,7 +67,12 @@ impl ProducerContext for Deliveries {
 impl TopicWriter {
     /// A writer to the brokers of `kafka`, whose properties go to librdkafka as they are.
     pub fn new(kafka: &KafkaSettings) -> Result<Self, Failure> {
-        let fates = Arc::new(Fates::default());
+        let fates = Arc::new(Fates {
+            delivered: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            since: Instant::now(),
+            took_us: AtomicU64::new(0),
+        });
         let own = [("linger.ms", "1"), ("enable.idempotence", "true")];
         let producer = client_config(kafka, &own)
             .create_with_context(Deliveries(fates.clone()))
@@ -74,7 +92,8 @@ impl TopicWriter {
 
     /// Hands one record over, waiting while the client's queue is full.
     pub fn send(&self, record: &Record) -> Result<(), Failure> {
-        let mut handed = BaseRecord::to(&record.topic)
+        let now_us = self.fates.now_us() as usize;
+        let mut handed = BaseRecord::with_opaque_to(&record.topic, now_us)
             .key(&record.key)
             .payload(&record.payload);
         if let Some(timing) = &record.timing {
@@ -120,6 +139,13 @@ impl TopicWriter {
     /// Records handed over so far.
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Acquire)
+    }
+
+    /// The longest that a record took from here to the broker's word that it has it, of those whose word came
+    /// since this was last asked.
+    pub fn took(&self) -> Option<Duration> {
+        let us = self.fates.took_us.swap(0, Ordering::AcqRel);
+        (us > 0).then(|| Duration::from_micros(us))
     }
 
     /// Records that the broker has.

@@ -106,6 +106,9 @@ impl Service<'_> {
                 .transaction(TransactionEnd::Committed, commit.whole);
         }
         if !self.exactly_once() {
+            if let Some(took) = sink.delivery_took() {
+                self.pace.committed(took);
+            }
             self.metrics.visible(awaited.drain(..), deadline);
         }
         Ok(())

@@ -6,6 +6,7 @@
 //! lower one. A rung changes a score and never the state, so the ladder can be climbed again at any
 //! batch.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -36,6 +37,10 @@ const SCORE_SHARE: f64 = 0.6;
 const SCORE_SHARE_SMALL: f64 = 0.05;
 /// Share of the deadline that is kept for what nothing predicts.
 const RESERVE: f64 = 0.15;
+/// What came after the line is remembered of so many commits, and of so many of these the slowest are held to
+/// be chance.
+const COMMITS: usize = 256;
+const COMMITS_BY_CHANCE: usize = 2;
 /// What a rung that was never tried is held to cost, of what the one above it costs.
 const UNTRIED: f64 = 0.5;
 
@@ -86,6 +91,28 @@ fn towards(before: f64, seen: f64) -> f64 {
     before + weight * (seen - before)
 }
 
+/// How long the last commits took, microseconds. Their tail is long, and a budget that holds for half of them is
+/// none.
+struct Behind(VecDeque<u64>);
+
+impl Behind {
+    fn new(guess: Duration) -> Self {
+        Self(vec![guess.as_micros() as u64; COMMITS].into())
+    }
+
+    fn learn(&mut self, took: Duration) {
+        self.0.pop_front();
+        self.0.push_back(took.as_micros() as u64);
+    }
+
+    /// What all but a few stayed below.
+    fn most(&self) -> u64 {
+        let mut sorted: Vec<u64> = self.0.iter().copied().collect();
+        let at = COMMITS - 1 - COMMITS_BY_CHANCE;
+        *sorted.select_nth_unstable(at).1
+    }
+}
+
 #[derive(Default)]
 struct Learnt {
     features: Costs,
@@ -111,7 +138,8 @@ impl Learnt {
 pub struct Pace {
     deadline_us: f64,
     learnt: Mutex<Learnt>,
-    /// What comes after the line: the wait for a commit, and the commit. Microseconds.
+    behind: Mutex<Behind>,
+    /// What is to be left for what comes after the line: the wait for a commit, and the commit. Microseconds.
     after_us: AtomicU64,
     /// Places on the line that are free.
     free: Mutex<usize>,
@@ -143,6 +171,7 @@ impl Pace {
         Arc::new(Self {
             deadline_us: deadline.as_micros() as f64,
             learnt: Mutex::default(),
+            behind: Mutex::new(Behind::new(after)),
             after_us: AtomicU64::new(after.as_micros() as u64),
             free: Mutex::new(BATCHES_MAX),
             freed: Condvar::new(),
@@ -213,11 +242,12 @@ impl Pace {
         }
     }
 
-    /// What the first decision of a transaction had to wait for behind the line.
-    pub fn committed(&self, behind: Duration) {
-        let before = self.after_us.load(Ordering::Acquire) as f64;
-        let now = towards(before, behind.as_micros() as f64);
-        self.after_us.store(now as u64, Ordering::Release);
+    /// What the first decision of a transaction had to wait for behind the line; at least once, what a record
+    /// had to until the broker had it.
+    pub fn committed(&self, took: Duration) {
+        let mut behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
+        behind.learn(took);
+        self.after_us.store(behind.most(), Ordering::Release);
     }
 
     fn free(&self) -> MutexGuard<'_, usize> {
@@ -264,12 +294,14 @@ mod tests {
         assert_eq!(pace.rung(256, 33_000), Rung::Linear);
         assert_eq!(pace.rung(256, 49_000), Rung::Rules);
         assert_eq!(pace.rung(8, 25_000), Rung::Full, "few rows cost little");
-        for _ in 0..100 {
+        for _ in 0..COMMITS_BY_CHANCE {
             pace.committed(Duration::from_millis(40));
         }
+        assert_eq!(pace.rung(256, 0), Rung::Full, "it may have been chance");
+        pace.committed(Duration::from_millis(40));
         assert_ne!(pace.rung(256, 0), Rung::Full, "commits have become slow");
         assert_eq!(pace.rung(8, 20_000), Rung::Full, "not worth a lower rung");
-        for _ in 0..100 {
+        for _ in 0..COMMITS {
             pace.committed(Duration::from_millis(5));
         }
         assert_eq!(pace.rung(256, 0), Rung::Full);

@@ -41,6 +41,31 @@ impl Stage {
     }
 }
 
+/// A part of a decision's way, as long as its deadline is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// From the broker's append of its batch's oldest record to the batch's hand-over.
+    Wait,
+    /// All stages, and the waits between them.
+    Line,
+    /// From there to the end of its transaction; at least once, to its hand-over to the producer.
+    Commit,
+}
+
+impl Part {
+    /// All of them, in order.
+    pub(super) const ALL: [Part; 3] = [Part::Wait, Part::Line, Part::Commit];
+
+    /// Value of the label `part`.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Part::Wait => "wait",
+            Part::Line => "line",
+            Part::Commit => "commit",
+        }
+    }
+}
+
 /// How a transaction ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TransactionEnd {

@@ -39,6 +39,7 @@ mod sanderling;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use broker::Broker;
@@ -50,6 +51,9 @@ use stream::{POPULATIONS, Stream};
 
 /// The budget of a decision.
 const BUDGET_MS: f64 = 50.0;
+/// How long nothing is asked of anyone once sending has ended: to answer takes a core from those who still decide
+/// and read.
+const UNDISTURBED: Duration = Duration::from_secs(2);
 /// How long the service may take to fold its history.
 const LIVE_WITHIN: Duration = Duration::from_secs(300);
 /// How long what was sent may take to be decided once sending has ended.
@@ -184,13 +188,48 @@ fn main() {
     println!("{}", bench.table());
 }
 
+/// The value of a series; 0 if there is none.
+fn value(metrics: &str, series: &str) -> f64 {
+    let line = metrics.lines().find_map(|line| line.strip_prefix(series));
+    line.map_or(0.0, |value| value.trim().parse().expect("a number"))
+}
+
+/// Decisions that the service itself saw to be late, by the part of their way that took longest.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Misses {
+    wait: f64,
+    line: f64,
+    commit: f64,
+}
+
+impl Misses {
+    /// Those of the whole run so far.
+    fn of(service: &deployed::Service) -> Self {
+        let (_, metrics) = service.get("/metrics").expect("metrics");
+        let of = |part: &str| {
+            let series = format!("sanderling_deadline_misses_total{{part=\"{part}\"}}");
+            value(&metrics, &series)
+        };
+        Self {
+            wait: of("wait"),
+            line: of("line"),
+            commit: of("commit"),
+        }
+    }
+
+    fn since(self, before: Self) -> Self {
+        Self {
+            wait: self.wait - before.wait,
+            line: self.line - before.line,
+            commit: self.commit - before.commit,
+        }
+    }
+}
+
 /// Means of the service's own histograms over its whole run: seconds of a batch by stage, and rows.
 fn stages(service: &deployed::Service) -> Value {
     let (_, metrics) = service.get("/metrics").expect("metrics");
-    let value = |series: &str| -> f64 {
-        let line = metrics.lines().find_map(|line| line.strip_prefix(series));
-        line.map_or(0.0, |value| value.trim().parse().expect("a number"))
-    };
+    let value = |series: &str| value(&metrics, series);
     let mean = |name: &str, labels: &str| {
         value(&format!("{name}_sum{labels} ")) / value(&format!("{name}_count{labels} ")).max(1.0)
     };
@@ -304,11 +343,15 @@ impl Bench {
         );
         let mut sent = Vec::new();
         let mut cpu_s = Vec::new();
+        // Until each phase began, and at last all of them.
+        let mut missed = Vec::new();
         for _ in phases {
+            missed.push(service.as_ref().map(Misses::of));
             let before = clients::cpu_s(pid);
             sent.push(producer.phase());
             cpu_s.push(clients::cpu_s(pid) - before);
         }
+        std::thread::sleep(UNDISTURBED);
         let whole = Sent {
             sent: sent.iter().map(|part| part.sent).sum(),
             from_ms: sent[0].from_ms,
@@ -317,6 +360,7 @@ impl Bench {
         };
         let all = reader.report_when_all(&whole, DRAINED_WITHIN);
         let stages = service.as_ref().map(stages).unwrap_or_default();
+        missed.push(service.as_ref().map(Misses::of));
 
         let mut last = Value::Null;
         for (at, (part, (rate, seconds))) in sent.iter().zip(phases).enumerate().skip(1) {
@@ -330,6 +374,7 @@ impl Bench {
                 "seconds": seconds,
                 "producer_behind_ms_max": part.behind_ms_max,
                 "stages_mean": stages,
+                "deadline_misses": missed[at + 1].zip(missed[at]).map(|(all, before)| all.since(before)),
                 "cpu_cores": (cpu_s[at] / f64::from(*seconds) * 100.0).round() / 100.0,
                 // From the end of sending to the last decision about what was sent.
                 "caught_up_ms": report["last_ms"].as_i64().unwrap_or_default() - part.to_ms,

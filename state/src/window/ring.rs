@@ -360,9 +360,8 @@ impl Ring {
                     for cursor in [frame.at, frame.at + 1] {
                         let at = self.cursors()[cursor].wrapping_sub(first) as usize * stride;
                         prefetch(rows, at);
-                        // As many rows leave as come, one in the mean; then the next one is looked at.
-                        prefetch(rows, at + 2 * stride - 1);
                         // As many rows leave as come, one in the mean: whether the next one leaves too is looked at.
+                        prefetch(rows, at + 2 * stride - 1);
                     }
                 }
             }

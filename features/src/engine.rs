@@ -1,14 +1,15 @@
 //! The feature engine: one fold step from events to feature rows.
 
+mod intake;
+mod sample;
 mod snapshot;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
-use arrow::datatypes::{Schema, TimestampMicrosecondType};
-use sanderling_schemas::{EventBatch, FeatureBatch, FeatureSchema, LateRows, Relation, TooLate};
+use arrow::datatypes::TimestampMicrosecondType;
+use sanderling_schemas::{EventBatch, FeatureBatch, FeatureSchema, Relation};
 use sanderling_state::Threads;
 use sanderling_state::window::Footprint;
 use sha2::{Digest, Sha256};
@@ -19,15 +20,14 @@ use crate::entities::EntityKeys;
 use crate::groups::{GroupOutput, GroupRows, WindowGroup};
 use crate::key_sample::KeySample;
 use crate::labels::{Joined, LabelJoin};
-use crate::lateness::Lateness;
 use crate::layers::Layers;
-use crate::log_sample::LogSample;
 use crate::outputs::Outputs;
-use crate::parity::{ParityCheck, ParitySample};
+use crate::parity::ParityCheck;
 use crate::plan::Plan;
 use crate::table_index::TableJoins;
 use crate::view::EngineView;
 use crate::{FeatureError, LabelCounts};
+use sample::Sampled;
 
 /// SQL compiled over a relation, and all that its windows remember.
 pub struct FeatureEngine {
@@ -47,16 +47,6 @@ pub struct FeatureEngine {
     /// The keys that are followed through the log, if any are.
     followed: Option<Arc<KeySample>>,
     threads: Threads,
-}
-
-/// What a sample is taken of, beside a batch's features.
-struct Sampled {
-    /// All rows with the columns of every level.
-    rows: RecordBatch,
-    /// What the SELECT list was evaluated on: scored rows.
-    input: RecordBatch,
-    /// Which rows entered the windows.
-    enters: Vec<bool>,
 }
 
 impl FeatureEngine {
@@ -188,100 +178,6 @@ impl FeatureEngine {
     /// expression fails. The state is then undefined: restore it before going on.
     pub fn compute(&mut self, batch: &EventBatch) -> Result<FeatureBatch, FeatureError> {
         Ok(self.compute_whole(batch)?.0)
-    }
-
-    /// The same, and of the batch's last scored row what is needed to compute its features again by other
-    /// means: of none if a later row of the batch has moved the windows, a key has too many rows, or the row
-    /// is none that is asked for (see [`KeySample::ask_for_any`]).
-    ///
-    /// # Errors
-    /// As [`FeatureEngine::compute`].
-    pub fn compute_sampled(
-        &mut self,
-        batch: &EventBatch,
-    ) -> Result<(FeatureBatch, Option<ParitySample>), FeatureError> {
-        let (features, sampled) = self.compute_whole(batch)?;
-        let last = sampled.enters.iter().rposition(|enters| *enters);
-        let sample = match (features.scored.last(), last) {
-            (Some(scored), Some(last)) if *scored as usize == last => {
-                self.sample(&features, last, &sampled)?
-            }
-            _ => None,
-        };
-        Ok((features, sample))
-    }
-
-    /// A sample of the keys of this engine's windows, to follow them through the log; of all keys at first.
-    pub fn key_sample(&self) -> KeySample {
-        KeySample::of_all(self.groups.len())
-    }
-
-    /// Has rows of these keys sampled before others.
-    pub fn follow(&mut self, keys: Arc<KeySample>) {
-        self.followed = Some(keys);
-    }
-
-    /// What follows `keys` through the log. The log's rows from event time `from_us` on, microseconds, are
-    /// to be folded into it, those of all streams; `i64::MIN` says that those are all there ever were. At
-    /// most about `rows_max` rows are kept. `None` where no window of the engine can be computed
-    /// from the log's rows of some keys alone.
-    ///
-    /// # Errors
-    /// [`FeatureError::Arrow`] for arguments whose type has no row format.
-    pub fn log_sample(
-        &self,
-        keys: Arc<KeySample>,
-        from_us: i64,
-        rows_max: usize,
-    ) -> Result<Option<LogSample>, FeatureError> {
-        let labels = match &self.labels {
-            Some(labels) => labels.fresh(&self.relation)?,
-            None => None,
-        };
-        LogSample::new(
-            &self.parity,
-            &self.relation,
-            labels,
-            keys,
-            from_us,
-            rows_max,
-        )
-    }
-
-    /// A sample of the last scored row, `row` of the batch.
-    fn sample(
-        &self,
-        batch: &FeatureBatch,
-        row: usize,
-        sampled: &Sampled,
-    ) -> Result<Option<ParitySample>, FeatureError> {
-        let event = sampled.rows.slice(row, 1);
-        if let Some(keys) = &self.followed
-            && !keys.asks_for_any()
-            && !self.parity.is_of(keys, &event)?
-        {
-            return Ok(None);
-        }
-        let slots: Vec<u32> = batch.slots.iter().map(|slots| slots[row]).collect();
-        let mut keys = Vec::with_capacity(self.groups.len());
-        for group in &self.groups {
-            match group.rows_of(&event, &slots)? {
-                Some(rows) => keys.push(rows),
-                None => return Ok(None),
-            }
-        }
-        let last = batch.features.num_rows() - 1;
-        Ok(Some(ParitySample {
-            event: batch.events.ids[row].clone(),
-            check: self.parity.clone(),
-            time_us: batch.events.event_times_us()[row],
-            sequence: batch.events.sequence.0 + row as u64,
-            row: event,
-            keys,
-            input: sampled.input.slice(last, 1),
-            results: self.outputs.results().collect(),
-            features: batch.features.slice(last, 1),
-        }))
     }
 
     /// The features, and what else a sample is taken of.
@@ -474,79 +370,6 @@ impl FeatureEngine {
     /// back since the engine began.
     pub fn forgotten(&self) -> u64 {
         self.groups.iter().map(WindowGroup::forgotten).sum()
-    }
-
-    /// Refuses a batch of another relation.
-    fn check(&self, batch: &EventBatch) -> Result<(), FeatureError> {
-        let types = |schema: &Schema| -> Vec<_> {
-            schema
-                .fields()
-                .iter()
-                .map(|field| field.data_type().clone())
-                .collect()
-        };
-        let expected = &self.relation.schema;
-        if !Arc::ptr_eq(expected, &batch.rows.schema())
-            && types(expected) != types(&batch.rows.schema())
-        {
-            return Err(FeatureError::Batch);
-        }
-        if batch
-            .streams()
-            .iter()
-            .any(|stream| self.scored.get(*stream as usize).is_none())
-        {
-            return Err(FeatureError::Batch);
-        }
-        Ok(())
-    }
-
-    /// Joins labels to their events, without the rows that are too late.
-    fn join_in_time(&mut self, batch: &EventBatch) -> Result<(Joined, Vec<TooLate>), FeatureError> {
-        let lateness = Lateness {
-            allowed_us: self.relation.lateness_us,
-            labels: self
-                .relation
-                .labels
-                .as_ref()
-                .map(|labels| labels.stream as i8),
-            clock: self.clock.clone(),
-        };
-        let mut refused = HashSet::new();
-        if self.relation.late_rows == LateRows::Decide || !lateness.is_possible(batch) {
-            return Ok((self.join(batch, &refused)?, Vec::new()));
-        }
-        let before = self.labels.as_ref().map(LabelJoin::mark);
-        loop {
-            let joined = self.join(batch, &refused)?;
-            let mut rows = self.layers.rows(&joined.rows);
-            let rows = rows.at(0)?;
-            let mut newest = (self.groups.iter())
-                .map(|group| group.newest(rows, &self.entities))
-                .collect::<Result<Vec<_>, _>>()?;
-            let too_late = lateness.judge(batch, &joined, &refused, &mut newest);
-            let now: HashSet<u32> = too_late.iter().map(|late| late.row).collect();
-            if now == refused {
-                return Ok((joined, too_late));
-            }
-            refused = now;
-            if let (Some(labels), Some(before)) = (&mut self.labels, &before) {
-                labels.back_to(before);
-            }
-        }
-    }
-
-    fn join(&mut self, batch: &EventBatch, refused: &HashSet<u32>) -> Result<Joined, FeatureError> {
-        match &mut self.labels {
-            Some(labels) => labels.join(batch, refused, |_| true),
-            None => Ok(Joined {
-                rows: batch.rows.clone(),
-                enters: (0..batch.len() as u32)
-                    .map(|row| !refused.contains(&row))
-                    .collect(),
-                labels: Vec::new(),
-            }),
-        }
     }
 
     /// Evaluates the SELECT list; `results` hold the picked rows already. Gives what it was evaluated on too.

@@ -12,7 +12,7 @@ use sanderling_features::datafusion::logical_expr::{
 };
 use sanderling_features::{Catalog, FeatureEngine, FeatureError, Function};
 
-use crate::oracle::{fold, joined, restarted};
+use crate::folded::{fold, joined, restarted};
 use crate::stream::{Row, batch, relation};
 
 const CARD: &str = "(PARTITION BY card_id ORDER BY event_time \

@@ -9,8 +9,9 @@ use proptest::test_runner::Config;
 use sanderling_features::FeatureEngine;
 
 use crate::calls::{CALLS, EXACT, FILTERS, FINITE, FRAMES, Frame, Kind, NUMBERS, TEXTS, Takes};
+use crate::folded::{fold, joined, restarted};
 use crate::frames::{TAKEN_BACK, expected, row_keys, same, table};
-use crate::oracle::{fold, joined, query, restarted};
+use crate::oracle::query;
 use crate::parity::{is_right, logged, reports};
 use crate::stream::{HOUR_US, Row, batch, relation, rows};
 

@@ -11,7 +11,7 @@ use proptest::test_runner::Config;
 use sanderling_features::FeatureEngine;
 use sanderling_schemas::{FeatureBatch, Relation};
 
-use crate::oracle::{fold, joined, restarted};
+use crate::folded::{fold, joined, restarted};
 use crate::stream::{HOUR_US, LATENESS_US, Row, batch, relation, rows};
 
 /// Windows by a key of their own, and by an entity's.

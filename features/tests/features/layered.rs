@@ -12,9 +12,10 @@ use proptest::prelude::*;
 use proptest::test_runner::Config;
 use sanderling_features::{Catalog, FeatureEngine, Table};
 
+use crate::folded::{fold, joined, restarted};
 use crate::frames::{RowKeys, TAKEN_BACK, expected, row_keys, same, table, with_column};
 use crate::grammar::{Feature, KEYS, Words, payments};
-use crate::oracle::{fold, joined, query, restarted};
+use crate::oracle::query;
 use crate::stream::{Row, batch, relation};
 
 /// What windows of the lower level count or add up: whole numbers, and what gives doubles.

@@ -1,6 +1,8 @@
 //! The feature engine against the self-join that defines it, and against DataFusion's own windows.
 
+mod accepted;
 mod calls;
+mod folded;
 mod frames;
 mod functions;
 mod grammar;

@@ -1,7 +1,6 @@
 //! Parity: the engine's features equal a self-join over the accepted order, whatever the batches,
 //! with or without a restart; and DataFusion's own windows wherever event time ascends strictly.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -12,11 +11,12 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 use sanderling_features::FeatureEngine;
-use sanderling_schemas::{EventBatch, FeatureBatch, KnownLabel, LateRows, Relation};
+use sanderling_schemas::{KnownLabel, LateRows, Relation};
 use sanderling_state::Restored;
 
-use crate::stream::{HORIZON_US, HOUR_US, LATENESS_US, Row, batch, relation, rows};
-use crate::times::{Clock, Keys, Known};
+use crate::accepted::{accepted, in_time};
+use crate::folded::{fold, joined};
+use crate::stream::{HOUR_US, LATENESS_US, Row, batch, relation, rows};
 
 /// A window: name, key, hours from and until which it looks back.
 const WINDOWS: [(&str, &str, i64, i64); 6] = [
@@ -110,102 +110,6 @@ pub fn query(tables: &[(&str, RecordBatch)], sql: &str) -> RecordBatch {
     })
 }
 
-/// The output over batches that end at `ends`, with a restart from a snapshot after each.
-pub fn restarted(engine: &dyn Fn() -> FeatureEngine, whole: &EventBatch, ends: &[usize]) -> Folded {
-    let mut ends: Vec<usize> = ends.iter().map(|end| (*end).min(whole.len())).collect();
-    ends.push(whole.len());
-    ends.sort_unstable();
-    let (mut batches, mut engine_now, mut from) = (Vec::new(), engine(), 0);
-    for end in ends {
-        if end > from {
-            batches.push(engine_now.compute(&whole.slice(from, end - from)).unwrap());
-        }
-        let mut file = Vec::new();
-        engine_now.snapshot().write_arrow(&mut file).unwrap();
-        engine_now = engine();
-        engine_now
-            .restore(Restored::read_arrow(file.as_slice()).unwrap())
-            .unwrap();
-        from = end;
-    }
-    joined(batches)
-}
-
-/// What is known of cards and terminals: their longest frames are of 72 and of 60 hours.
-fn keys() -> (Keys<Option<u8>>, Keys<Option<u8>>) {
-    (Keys::new(Some(72 * HOUR_US)), Keys::new(Some(60 * HOUR_US)))
-}
-
-/// The accepted order as a table: labels joined to their payments the slow way, those that tell
-/// nothing left out, and for each row the newest time of its card and terminal so far.
-fn accepted(all: &[Row]) -> (RecordBatch, Vec<KnownLabel>) {
-    let mut kept: Vec<(i64, Row)> = Vec::new();
-    let mut labels = Vec::new();
-    let mut said: HashMap<i64, i64> = HashMap::new();
-    let mut newest: Option<i64> = None;
-    let mut clock = Clock::default();
-    let (mut cards, mut terminals) = keys();
-    let mut times: Vec<[Known; 2]> = Vec::new();
-    for (sequence, row) in all.iter().enumerate() {
-        let step = |newest: i64| newest.max(row.time_us.min(newest + HOUR_US));
-        newest = Some(newest.map_or(row.time_us, step));
-        let credible_us = clock.observe(row.time_us);
-        let mut row = row.clone();
-        if row.label {
-            let of = all[..sequence]
-                .iter()
-                .position(|other| !other.label && other.id == row.id);
-            let Some(of) = of else { continue };
-            let reach = (newest.unwrap() - HORIZON_US - LATENESS_US).max(row.time_us - HORIZON_US);
-            if all[of].time_us < reach || said.get(&row.id) == row.is_fraud.as_ref() {
-                continue;
-            }
-            let reversal = said.insert(row.id, row.is_fraud.unwrap()).is_some();
-            labels.push(KnownLabel {
-                row: sequence as u32,
-                of: sanderling_schemas::Sequence(of as u64),
-                value: row.is_fraud.unwrap() as f32,
-                reversal,
-            });
-            (row.card, row.terminal) = (all[of].card, all[of].terminal);
-        }
-        times.push([
-            cards.take(row.card, &clock, credible_us),
-            terminals.take(row.terminal, &clock, credible_us),
-        ]);
-        kept.push((sequence as i64, row));
-    }
-    let rows: Vec<Row> = kept.iter().map(|(_, row)| row.clone()).collect();
-    let table = batch(&relation(true), &rows).rows;
-    let known = |of: fn(&[Known; 2]) -> i64| -> arrow::array::ArrayRef {
-        Arc::new(arrow::array::Int64Array::from_iter_values(
-            times.iter().map(of),
-        ))
-    };
-    let sequences: arrow::array::Int64Array = kept.iter().map(|(s, _)| Some(*s)).collect();
-    let at: arrow::array::Int64Array = rows.iter().map(|row| Some(row.time_us)).collect();
-    let columns: Vec<(&str, arrow::array::ArrayRef)> = vec![
-        ("sequence", Arc::new(sequences)),
-        ("t", Arc::new(at)),
-        ("newest_card_id", known(|times| times[0].newest_us)),
-        ("newest_terminal_id", known(|times| times[1].newest_us)),
-        ("generation_card_id", known(|times| times[0].generation)),
-        ("generation_terminal_id", known(|times| times[1].generation)),
-    ];
-    let mut fields = table.schema().fields().to_vec();
-    let mut arrays = table.columns().to_vec();
-    for (name, column) in columns {
-        fields.push(Arc::new(arrow::datatypes::Field::new(
-            name,
-            DataType::Int64,
-            true,
-        )));
-        arrays.push(column);
-    }
-    let schema = Arc::new(arrow::datatypes::Schema::new(fields));
-    (RecordBatch::try_new(schema, arrays).unwrap(), labels)
-}
-
 /// The self-join: all aggregates of one window for each payment.
 fn self_join(table: &RecordBatch, window: (&str, &str, i64, i64)) -> RecordBatch {
     let (name, key, from, until) = window;
@@ -259,98 +163,6 @@ fn same(field: &str, ours: &dyn Array, theirs: &dyn Array, slack: f64) {
             _ => assert_eq!(one, other, "{field} {call}, row {row}"),
         }
     }
-}
-
-/// The engine's output over all batches as one.
-#[derive(Debug, PartialEq)]
-pub struct Folded {
-    pub features: RecordBatch,
-    slots: Vec<Vec<u32>>,
-    labels: Vec<KnownLabel>,
-    late: Vec<bool>,
-    too_late: Vec<u32>,
-}
-
-pub fn fold(engine: &mut FeatureEngine, whole: &EventBatch, ends: &[usize]) -> Vec<FeatureBatch> {
-    let mut from = 0;
-    (ends.iter().chain(std::iter::once(&whole.len())))
-        .filter_map(|&end| {
-            let len = end.min(whole.len()).saturating_sub(from);
-            let part = whole.slice(from, len);
-            from += len;
-            (len > 0).then(|| engine.compute(&part).unwrap())
-        })
-        .collect()
-}
-
-pub fn joined(batches: Vec<FeatureBatch>) -> Folded {
-    let schema = batches[0].features.schema();
-    let features = concat_batches(&schema, batches.iter().map(|b| &b.features)).unwrap();
-    let mut slots = vec![Vec::new(); batches[0].slots.len()];
-    let mut labels = Vec::new();
-    let mut late = Vec::new();
-    let mut too_late = Vec::new();
-    for batch in &batches {
-        slots
-            .iter_mut()
-            .zip(&batch.slots)
-            .for_each(|(all, some)| all.extend(some));
-        let from = batch.events.sequence.0 as u32;
-        labels.extend(batch.labels.iter().map(|l| KnownLabel {
-            row: l.row + from,
-            ..*l
-        }));
-        late.extend(&batch.late);
-        too_late.extend(batch.too_late.iter().map(|late| late.row + from));
-    }
-    Folded {
-        features,
-        slots,
-        labels,
-        late,
-        too_late,
-    }
-}
-
-/// The rows that are not too late, by their sequence: each is judged by those that were kept before it.
-fn in_time(all: &[Row]) -> Vec<usize> {
-    let (mut kept, mut rows): (Vec<usize>, Vec<Row>) = (Vec::new(), Vec::new());
-    let mut clock = Clock::default();
-    let (mut cards, mut terminals) = keys();
-    for (sequence, row) in all.iter().enumerate() {
-        let mut with = clock.clone();
-        let credible_us = with.observe(row.time_us);
-        let mut of = Some((row.card, row.terminal));
-        if row.label {
-            rows.push(row.clone());
-            let known = accepted(&rows).1;
-            of = (known
-                .last()
-                .filter(|label| label.row as usize + 1 == rows.len()))
-            .map(|label| &rows[label.of.0 as usize])
-            .map(|of| (of.card, of.terminal));
-        } else {
-            let newest = [
-                cards.newest_us(&row.card, &with),
-                terminals.newest_us(&row.terminal, &with),
-            ];
-            if newest
-                .iter()
-                .flatten()
-                .any(|at| row.time_us < at - LATENESS_US)
-            {
-                continue;
-            }
-            rows.push(row.clone());
-        }
-        kept.push(sequence);
-        clock = with;
-        if let Some((card, terminal)) = of {
-            cards.take(card, &clock, credible_us);
-            terminals.take(terminal, &clock, credible_us);
-        }
-    }
-    kept
 }
 
 /// An engine that refuses late rows.

@@ -11,9 +11,9 @@ use proptest::test_runner::Config;
 use sanderling_features::FeatureEngine;
 use sanderling_schemas::{Entity, EventBatch, Relation};
 
+use crate::folded::{fold, joined, restarted};
 use crate::frames::{RowKeys, expected, numbered, row_keys, same, with_column};
 use crate::grammar::{EVENT, Feature, payments};
-use crate::oracle::{fold, joined, restarted};
 use crate::stream::{Row, batch, relation};
 
 /// Names as nobody would wish them, each to be quoted.

@@ -26,7 +26,8 @@ use sanderling_schemas::{
 };
 use sqllogictest::{ColumnType, DB, DBOutput, Runner};
 
-use crate::oracle::{fold, joined, query, restarted};
+use crate::folded::{fold, joined, restarted};
+use crate::oracle::query;
 use crate::stream::HOUR_US;
 
 /// What an answer's columns hold.

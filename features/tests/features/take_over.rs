@@ -8,7 +8,7 @@ use sanderling_features::{FeatureEngine, Folded, TakenOver};
 use sanderling_schemas::FeatureBatch;
 use sanderling_state::Restored;
 
-use crate::oracle::fold;
+use crate::folded::fold;
 use crate::stream::{HOUR_US, batch, relation, rows};
 
 const WINDOWS: &str = "FROM events WINDOW \

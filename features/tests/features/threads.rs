@@ -7,7 +7,8 @@ use proptest::test_runner::Config;
 use sanderling_features::FeatureEngine;
 use sanderling_schemas::Relation;
 
-use crate::oracle::{features_sql, fold};
+use crate::folded::fold;
+use crate::oracle::features_sql;
 use crate::stream::{Row, batch, relation, rows};
 
 /// What no kernel computes, what keeps texts, what is capped, and windows over windows.

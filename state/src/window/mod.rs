@@ -30,8 +30,10 @@ mod output;
 mod plan;
 mod ring;
 mod shard;
+mod snapshot;
 mod spec;
 mod state;
+mod tidy;
 mod view;
 
 pub use adopt::RingShape;

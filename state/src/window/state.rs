@@ -7,21 +7,12 @@ use arrow::array::ArrayRef;
 
 use super::column::Values;
 use super::output::Output;
-use super::plan::Storage;
-use super::ring::{KeyTimes, NEVER_US, Ring};
-use super::shard::{Cuts, Shard, Taken, forget};
+use super::ring::{KeyTimes, Ring};
+use super::shard::{Cuts, Shard, Taken};
 use super::spec::{Function, WindowSpec};
+use super::tidy::ROWS_PER_LOOK;
 use super::view::WindowView;
-use crate::snapshot::{Restored, Snapshot};
 use crate::{KeyIndex, Paged, StateError, Threads};
-
-/// One key's ring is looked at for old rows for so many rows taken.
-const ROWS_PER_LOOK: usize = 4;
-/// So many times more rings are looked at while a quarter of them is old.
-const MORE_LOOKS: usize = 7;
-/// From one page that is looked at to the next, a prime: page by page a look would follow the newest keys
-/// and never come back to what has died behind it.
-const STRIDE_PAGES: usize = 7919;
 
 /// The rings of all keys.
 #[derive(Debug, Clone)]
@@ -32,11 +23,11 @@ pub struct WindowState {
     /// Texts of each column that keeps texts, by number.
     pub(super) texts: Vec<KeyIndex>,
     /// Page of rings that is looked at for old rows next.
-    look: usize,
+    pub(super) look: usize,
     /// Newest event time among the rows that a key has given up to the cap, by ring.
     pub(super) lost_us: HashMap<usize, i64>,
     /// Keys that have become as new since they were last asked for.
-    forgotten: Vec<u32>,
+    pub(super) forgotten: Vec<u32>,
 }
 
 /// Rows of a batch as the windows take them; all slices have one entry a row.
@@ -177,56 +168,6 @@ impl WindowState {
         })
     }
 
-    /// Looks at some rings, and gives back the memory of rows that no frame can reach any more.
-    fn tidy(&mut self, clock_us: i64, rings: usize) {
-        let spec = self.spec.clone();
-        let page_rings = Paged::<Ring>::PAGE_VALUES;
-        let mut pages = rings.div_ceil(page_rings).min(self.rings.pages());
-        // Keys that come once come faster than that. Where a part of a page was forgotten, so are others.
-        let mut more = (pages * MORE_LOOKS).min(self.rings.pages() - pages);
-        let stride = match self.rings.pages() % STRIDE_PAGES {
-            0 => 1,
-            _ => STRIDE_PAGES,
-        };
-        while pages > 0 {
-            pages -= 1;
-            self.look = (self.look + stride) % self.rings.pages();
-            let before = self.forgotten.len();
-            let idle = |ring: &Ring| {
-                spec.is_forgotten(ring.times().last_us, clock_us) || ring.is_slack(spec.stride)
-            };
-            if !self.rings.page(self.look).iter().any(idle) {
-                continue;
-            }
-            let first = self.look * page_rings;
-            let page = self.rings.page_mut(self.look);
-            for (at, ring) in (first..).zip(page.iter_mut()) {
-                if spec.is_forgotten(ring.times().last_us, clock_us) {
-                    *ring = Ring::default();
-                    self.lost_us.remove(&at);
-                    // Ring 0 is that of NULL, which has no slot to give back.
-                    self.forgotten
-                        .extend(at.checked_sub(1).map(|slot| slot as u32));
-                } else if ring.is_slack(spec.stride) {
-                    forget(ring, &spec);
-                    ring.tighten(spec.stride);
-                }
-            }
-            if page.iter().all(Ring::is_new) {
-                self.rings.release(self.look);
-            }
-            if more > 0 && (self.forgotten.len() - before) * 4 >= page_rings {
-                (pages, more) = (pages + 1, more - 1);
-            }
-        }
-    }
-
-    /// The slots of keys that have become as new and whose memory was given back since this was last asked.
-    /// When that is done shows in no result.
-    pub fn take_forgotten(&mut self) -> Vec<u32> {
-        std::mem::take(&mut self.forgotten)
-    }
-
     /// Whether nothing is kept of a key.
     pub fn is_unknown(&self, slot: u32) -> bool {
         let at = ring_of(slot);
@@ -276,68 +217,6 @@ impl WindowState {
     pub fn is_empty(&self) -> bool {
         self.rings.is_empty()
     }
-
-    /// Adds the rings to a snapshot, by reference.
-    pub fn snapshot(&self, name: &str, snapshot: &mut Snapshot) {
-        self.rings.snapshot(&format!("{name}/rings"), snapshot);
-        if !self.lost_us.is_empty() {
-            let mut lost: Vec<(usize, i64)> = self.lost_us.iter().map(|(k, v)| (*k, *v)).collect();
-            lost.sort_unstable();
-            let words = lost.into_iter().flat_map(|(ring, us)| [ring as i64, us]);
-            snapshot.add_value(&format!("{name}/capped"), words.collect::<Vec<i64>>());
-        }
-        for (column, slot) in self.spec.slots.iter().enumerate() {
-            if slot.storage == Storage::Text {
-                self.texts[column].snapshot(&format!("{name}/texts-{column}"), snapshot);
-            }
-        }
-    }
-
-    /// Reads the rings back.
-    ///
-    /// # Errors
-    /// [`StateError::Damaged`] when they cannot be read, [`StateError::Mismatch`] when they belong to
-    /// other windows.
-    pub fn restore(&mut self, name: &str, restored: &Restored) -> Result<(), StateError> {
-        let mut texts = vec![KeyIndex::default(); self.spec.columns.len()];
-        for (column, slot) in self.spec.slots.iter().enumerate() {
-            if slot.storage == Storage::Text {
-                let section = restored.section(&format!("{name}/texts-{column}"))?;
-                texts[column] = KeyIndex::restore(section)?;
-            }
-        }
-        let rings = Paged::<Ring>::restore(restored.section(&format!("{name}/rings"))?)?;
-        for ring in rings.iter() {
-            let whole = ring.fits(self.spec.stride, self.spec.cursor_words);
-            let inside = whole
-                && (ring.is_new()
-                    || self.spec.frames.iter().all(|frame| {
-                        let (lo, hi) = (ring.cursors()[frame.at], ring.cursors()[frame.at + 1]);
-                        ring.first() <= lo && lo <= hi && hi <= ring.end(self.spec.stride)
-                    }));
-            let told = |(column, slot): (usize, &super::plan::Slot)| {
-                slot.storage != Storage::Text
-                    || (ring.first()..ring.end(self.spec.stride)).all(|number| {
-                        let row = ring.row(number, self.spec.stride);
-                        row[1] & slot.bit == 0 || row[slot.word] < texts[column].len() as u64
-                    })
-            };
-            if !inside || !self.spec.slots.iter().enumerate().all(told) {
-                return Err(StateError::Mismatch("rows of other windows".into()));
-            }
-        }
-        let lost: Vec<i64> = match restored.section(&format!("{name}/capped")) {
-            Ok(section) => section.value()?,
-            Err(_) => Vec::new(),
-        };
-        self.lost_us = lost
-            .chunks_exact(2)
-            .map(|pair| (pair[0] as usize, pair[1]))
-            .collect();
-        (self.rings, self.texts, self.look) = (rings, texts, 0);
-        self.forgotten.clear();
-        Ok(())
-    }
 }
 
 /// How much windows keep.
@@ -353,15 +232,6 @@ pub struct Footprint {
 
 pub(super) fn ring_of(slot: u32) -> usize {
     slot.wrapping_add(1) as usize
-}
-
-impl WindowSpec {
-    /// No row of a key whose newest one is of `last_us` can be reached any more by one that is not late for the
-    /// whole stream.
-    pub(super) fn is_forgotten(&self, last_us: i64, clock_us: i64) -> bool {
-        let reach_us = self.retention_us.saturating_add(self.lateness_us);
-        self.forgets && last_us != NEVER_US && last_us < clock_us.saturating_sub(reach_us)
-    }
 }
 
 #[cfg(test)]

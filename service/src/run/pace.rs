@@ -37,6 +37,9 @@ const SCORE_SHARE: f64 = 0.6;
 const SCORE_SHARE_SMALL: f64 = 0.05;
 /// Share of the deadline that is kept for what nothing predicts.
 const RESERVE: f64 = 0.15;
+/// Share of the deadline that is left for what comes after the line, at most: where commits take longer, it is
+/// they that make decisions late, and a lower rung all the time would not help it.
+const AFTER_SHARE: f64 = 0.5;
 /// What came after the line is remembered of so many commits, and of so many of these the slowest are held to
 /// be chance.
 const COMMITS: usize = 256;
@@ -216,7 +219,8 @@ impl Pace {
     /// The highest rung on which a batch of `rows` rows, the oldest of which the broker took
     /// `age_us` ago, will be done in time; the lowest if there is none.
     fn rung(&self, rows: usize, age_us: i64) -> Rung {
-        let after = self.after_us.load(Ordering::Acquire) as f64;
+        let after =
+            (self.after_us.load(Ordering::Acquire) as f64).min(self.deadline_us * AFTER_SHARE);
         let whole = self.deadline_us * (1.0 - RESERVE) - after;
         let left = (whole - age_us as f64)
             .min(whole * SCORE_SHARE)
@@ -300,6 +304,11 @@ mod tests {
         assert_eq!(pace.rung(256, 0), Rung::Full, "it may have been chance");
         pace.committed(Duration::from_millis(40));
         assert_ne!(pace.rung(256, 0), Rung::Full, "commits have become slow");
+        assert_eq!(
+            pace.rung(64, 0),
+            Rung::Full,
+            "but not so slow that a lower rung would help"
+        );
         assert_eq!(pace.rung(8, 20_000), Rung::Full, "not worth a lower rung");
         for _ in 0..COMMITS {
             pace.committed(Duration::from_millis(5));

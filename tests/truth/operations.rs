@@ -99,6 +99,7 @@ fn no_event_shows_in_what_is_watched() {
         "topic",
         "partition",
         "end",
+        "part",
         "feature",
         "source",
     ];

@@ -14,7 +14,7 @@ use crate::numbers::{Known, Numbers, Short, Sought};
 use crate::snapshot::{Page, Section, Snapshot};
 
 /// Rows of a batch that are looked at together.
-const STEP: usize = 16;
+const STEP: usize = 32;
 /// What is done for a row, one after the other; see [`KeyIndex::slots_of`].
 const STAGES: usize = 4;
 

@@ -43,13 +43,18 @@ impl KeyTimes {
 /// Words of a cache line.
 const LINE_WORDS: usize = 8;
 
-/// What [`Ring::prefetch`] asks for.
+/// What [`Ring::prefetch`] asks for. Each step finds its addresses in what the step before has asked for.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Step {
     /// Where the ring's page stands, which the ring does not know itself.
     Page,
+    /// The ring itself.
     Ring,
+    /// The first line of its words.
+    Words,
+    /// The other lines of its cursors, and the last row.
     Cursors,
+    /// The rows where the frames begin and end.
     Rows,
 }
 
@@ -327,29 +332,28 @@ impl Ring {
         }
     }
 
-    /// Asks for the memory that the next row's results will read, a step at a time: the ring
-    /// itself, then its cursors and last row, then the rows where the frames begin and end. Only a hint.
+    /// Asks for the memory that the next row's results will read, a step at a time. Only a hint.
     #[inline]
     pub(super) fn prefetch(&self, frames: &[FramePlan], stride: usize, step: Step) {
+        let ask = |words: Range<usize>| {
+            for word in words.clone().step_by(LINE_WORDS) {
+                prefetch_line(self.words.as_ptr().wrapping_add(word).cast());
+            }
+            prefetch_line(self.words.as_ptr().wrapping_add(words.end - 1).cast());
+        };
         match step {
             Step::Page => {}
             Step::Ring => prefetch_line(std::ptr::from_ref(self).cast()),
+            Step::Words => prefetch_line(self.words.as_ptr().cast()),
             Step::Cursors => {
-                let ask = |words: Range<usize>| {
-                    for word in words.clone().step_by(LINE_WORDS) {
-                        prefetch_line(self.words.as_ptr().wrapping_add(word).cast());
-                    }
-                    prefetch_line(self.words.as_ptr().wrapping_add(words.end - 1).cast());
-                };
                 let end = self.words.len();
                 // All rows, if they have to make room for the next one.
                 if self.is_full(stride) {
-                    ask(0..end + stride);
-                } else {
-                    ask(0..(self.head as usize).max(1));
-                    // The last row, and where the next one goes.
-                    ask(end.saturating_sub(stride)..end + stride);
+                    return ask(LINE_WORDS..end + stride);
                 }
+                ask(LINE_WORDS..(self.head as usize).max(LINE_WORDS + 1));
+                // The last row, and where the next one goes.
+                ask(end.saturating_sub(stride)..end + stride);
             }
             Step::Rows => {
                 if self.words.is_empty() {

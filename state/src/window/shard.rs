@@ -6,6 +6,7 @@
 //! oldest keys are its busiest keeps all threads busy.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use arrow::array::new_empty_array;
 
@@ -19,16 +20,15 @@ use super::state::{FrameRows, WindowRows, ring_of};
 use crate::paged::PagedPart;
 use crate::{KeyIndex, Paged, StateError};
 
-/// Rows whose memory is asked for together. Where an address is not yet translated, asking waits for that; of
-/// several that follow each other closely, all are translated at once.
-const GROUP_ROWS: usize = 16;
-/// How many groups ahead the memory of a key is asked for, a step at a time.
-const AHEAD: [(usize, Step); 4] = [
-    (4, Step::Page),
-    (3, Step::Ring),
-    (2, Step::Cursors),
-    (1, Step::Rows),
-];
+/// Rows for which a piece of memory is asked for together. Where an address is not yet translated, asking waits
+/// for that; of several that follow each other closely, all are translated at once.
+const GROUP_ROWS: usize = 32;
+/// How many groups ahead the first line of each piece is asked for, a step at a time.
+const GROUPS_AHEAD: [(usize, Step); 3] = [(3, Step::Page), (2, Step::Ring), (1, Step::Words)];
+/// How many rows ahead the other lines are asked for. Their addresses are translated, and a processor has few
+/// requests for lines under way at once: a group's would be waited for, those of a row come while another row is
+/// computed.
+const ROWS_AHEAD: [(usize, Step); 2] = [(6, Step::Cursors), (3, Step::Rows)];
 /// Rows of a batch by which it is judged where to cut.
 const LOOKED_AT_ROWS: usize = 256;
 
@@ -195,22 +195,24 @@ impl<'a> Shard<'a> {
             capped: Vec::with_capacity(picks.len()),
             lost_us: HashMap::new(),
         };
-        let ring_at = |pick: &u32| ring_of(rows.slots[*pick as usize]);
-        let group = |number: usize| picks.chunks(GROUP_ROWS).nth(number).unwrap_or_default();
-        // No group before the first ones asks for their memory.
-        for (ahead, step) in AHEAD {
-            for pick in (0..ahead).flat_map(group) {
-                self.prefetch(ring_at(pick), step);
-            }
+        // No row before the first ones asks for their memory.
+        for (ahead, step) in GROUPS_AHEAD {
+            self.prefetch_all(rows, picks, 0..ahead * GROUP_ROWS, step);
+        }
+        for (ahead, step) in ROWS_AHEAD {
+            self.prefetch_all(rows, picks, 0..ahead, step);
         }
         let mut row = vec![0u64; spec.stride];
         for (place, &pick) in picks.iter().enumerate() {
             if place.is_multiple_of(GROUP_ROWS) {
-                for (ahead, step) in AHEAD {
-                    for pick in group(place / GROUP_ROWS + ahead) {
-                        self.prefetch(ring_at(pick), step);
-                    }
+                for (ahead, step) in GROUPS_AHEAD {
+                    let from = place + ahead * GROUP_ROWS;
+                    self.prefetch_all(rows, picks, from..from + GROUP_ROWS, step);
                 }
+            }
+            for (ahead, step) in ROWS_AHEAD {
+                let from = place + ahead;
+                self.prefetch_all(rows, picks, from..from + 1, step);
             }
             let at = pick as usize;
             row.fill(0);
@@ -218,7 +220,7 @@ impl<'a> Shard<'a> {
             for column in values {
                 column.put(at, &mut row);
             }
-            let ring_at = ring_at(&pick);
+            let ring_at = ring_of(rows.slots[at]);
             let ring = self.rings.get_mut(ring_at);
             let arrival = Arrival {
                 row: &row,
@@ -253,14 +255,17 @@ impl<'a> Shard<'a> {
         Ok(taken)
     }
 
-    /// Asks for memory that a row of the ring `at` will want. Only a hint.
+    /// Asks for memory that the rows at some places of `picks` will want, as far as there are such.
     #[inline]
-    fn prefetch(&self, at: usize, step: Step) {
-        if let Step::Page = step {
-            return self.rings.prefetch_place(at);
-        }
+    fn prefetch_all(&self, rows: &WindowRows<'_>, picks: &[u32], places: Range<usize>, step: Step) {
         let WindowSpec { frames, stride, .. } = self.spec;
-        self.rings.get(at).prefetch(frames, *stride, step);
+        for pick in picks.iter().take(places.end).skip(places.start) {
+            let at = ring_of(rows.slots[*pick as usize]);
+            match step {
+                Step::Page => self.rings.prefetch_place(at),
+                step => self.rings.get(at).prefetch(frames, *stride, step),
+            }
+        }
     }
 }
 

@@ -245,17 +245,24 @@ fn stages(service: &deployed::Service) -> Value {
     means.into()
 }
 
-/// The p99 of every second of a phase: a checkpoint, or a pause of the broker, shows in some of them.
-fn by_second(reader: &mut Reading, part: &Sent) -> Value {
-    let seconds = (part.from_ms..part.to_ms).step_by(1_000);
+/// The p99 of every second of a phase, and how many of its decisions were below the full model: a checkpoint, or a
+/// pause of the broker, shows in some of them.
+fn by_second(reader: &mut Reading, part: &Sent) -> (Value, Value) {
     let second = |from_ms| Sent {
         from_ms,
         to_ms: from_ms + 1_000,
         ..*part
     };
-    seconds
-        .map(|from_ms| reader.report(&second(from_ms))["p99_ms"].clone())
-        .collect()
+    let told = |from_ms| {
+        let report = reader.report(&second(from_ms));
+        let count = |what: &Value| what.as_u64().unwrap_or_default();
+        let below_full = count(&report["decided"]) - count(&report["rungs"]["full"]);
+        (report["p99_ms"].clone(), Value::from(below_full))
+    };
+    let (p99s, below): (Vec<_>, Vec<_>) = ((part.from_ms..part.to_ms).step_by(1_000))
+        .map(told)
+        .unzip();
+    (p99s.into(), below.into())
 }
 
 /// Date, host and processor.
@@ -381,7 +388,9 @@ impl Bench {
             });
             let object = result.as_object_mut().expect("an object");
             object.extend(report.as_object().expect("a report").clone());
-            result["p99_ms_by_second"] = by_second(&mut reader, part);
+            let (p99s, below_full) = by_second(&mut reader, part);
+            result["p99_ms_by_second"] = p99s;
+            result["below_full_by_second"] = below_full;
             println!("{result}");
             self.results.push(result.clone());
             last = result;

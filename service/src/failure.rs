@@ -103,6 +103,7 @@ impl From<Failure> for Vec<Failure> {
 /// IO on a path that the user named.
 pub fn io_failure(path: &Path, doing: &str, error: &std::io::Error) -> Failure {
     let cure = match error.kind() {
+        std::io::ErrorKind::NotFound if path.is_absolute() => "check the path",
         std::io::ErrorKind::NotFound => "check the path; it is read from the current directory",
         std::io::ErrorKind::PermissionDenied => {
             "give this user the right to it, or name another path"

@@ -7,6 +7,7 @@ pub mod against;
 mod allocator;
 pub mod checkpoint;
 pub mod cli;
+pub mod clock;
 pub mod demo;
 pub mod dlq;
 pub mod evaluate;

@@ -66,6 +66,8 @@ struct Carried<T> {
     quiet: bool,
     mark: Option<Mark>,
     permit: Option<Arc<Permit>>,
+    /// When it was put on the line, microseconds of Unix time.
+    entered_us: i64,
     timing: Timing,
     made: T,
 }
@@ -84,6 +86,7 @@ impl<T> Carried<T> {
             quiet,
             mark,
             permit,
+            entered_us,
             mut timing,
             made,
         } = self;
@@ -96,6 +99,7 @@ impl<T> Carried<T> {
             quiet,
             mark,
             permit,
+            entered_us,
             timing,
             made,
         })

@@ -7,11 +7,12 @@
 //!
 //! Counters and rates: a rate is `rate(..)` of a counter; an age is `time()` less a timestamp.
 
+mod awaited;
 mod declare;
 mod labels;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
 use sanderling_features::ParityReport;
@@ -19,9 +20,11 @@ use sanderling_schemas::{
     Action, DeadLetter, EventBatch, Flag, Partition, RejectReason, Relation, Rung,
 };
 
+pub use awaited::Awaited;
 pub use declare::Declared;
 pub use labels::{Stage, TransactionEnd};
 
+use crate::clock::{now_us, unix_time};
 use crate::line::Decided;
 use declare::{Declare, Each, PartitionGauges};
 use labels::{ParitySource, Part};
@@ -44,38 +47,6 @@ const BATCH_ROWS: [f64; 9] = [
 ];
 /// Bounds of what writing a checkpoint takes, seconds.
 const CHECKPOINT_S: [f64; 9] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0];
-
-/// A decision that nobody can read yet.
-#[derive(Debug, Clone, Copy)]
-pub struct Awaited {
-    appended_us: i64,
-    backlog: bool,
-    /// When it left the line.
-    decided_us: i64,
-    /// The longer one of the parts of its way until then, and its length.
-    longest: (Part, i64),
-}
-
-impl Awaited {
-    /// Those of a batch that leaves the line now; none if its broker gave no times.
-    pub fn of(decided: &Decided) -> impl Iterator<Item = Self> {
-        let decided_us = unix_time().as_micros() as i64;
-        let oldest_us = decided.broker_time_us.iter().min();
-        let wait_us = decided.timing.wait_us as i64;
-        let line_us = oldest_us.map_or(0, |oldest| decided_us - oldest) - wait_us;
-        let longest = match wait_us > line_us {
-            true => (Part::Wait, wait_us),
-            false => (Part::Line, line_us),
-        };
-        let decisions = decided.broker_time_us.iter().zip(&decided.decisions);
-        decisions.map(move |(appended_us, decision)| Self {
-            appended_us: *appended_us,
-            backlog: decision.flags.contains(&Flag::Backlog),
-            decided_us,
-            longest,
-        })
-    }
-}
 
 /// All metrics of one service.
 pub struct Metrics {
@@ -196,7 +167,7 @@ impl Metrics {
             ),
             deadline_misses: declare.counter_each(
                 "sanderling_deadline_misses_total",
-                "Decisions made after deadline_ms, backlog not counted, by the longest part of their batch's way: the wait for the line, the line, or the commit",
+                "Decisions made after deadline_ms, backlog not counted, by the longest part of their way: the wait for the line, the line, or the commit",
                 "part",
                 Part::ALL.map(|part| (part, part.as_str())),
             ),
@@ -324,17 +295,12 @@ impl Metrics {
 
     /// These decisions can be read now, `deadline` being what each had.
     pub fn visible(&self, decided: impl Iterator<Item = Awaited>, deadline: Duration) {
-        let now_us = unix_time().as_micros() as i64;
+        let now_us = now_us();
         for awaited in decided {
-            let took = Duration::from_micros((now_us - awaited.appended_us).max(0) as u64);
+            let took = awaited.took(now_us);
             self.latency.observe(took.as_secs_f64());
-            if took > deadline && !awaited.backlog {
-                let (part, longest_us) = awaited.longest;
-                let part = match now_us - awaited.decided_us > longest_us {
-                    true => Part::Commit,
-                    false => part,
-                };
-                self.deadline_misses.of(part).inc();
+            if took > deadline && !awaited.is_backlog() {
+                self.deadline_misses.of(awaited.longest(now_us)).inc();
             }
         }
     }
@@ -424,13 +390,6 @@ impl Metrics {
     }
 }
 
-/// Time since 1970.
-pub fn unix_time() -> Duration {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-}
-
 /// Resident memory now; 0 where the system does not tell.
 fn resident_bytes() -> u64 {
     std::fs::read_to_string("/proc/self/status")
@@ -443,76 +402,4 @@ fn resident_bytes() -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use sanderling_schemas::{EventId, Offset};
-
-    #[test]
-    fn what_is_counted_is_shown() {
-        let metrics = Metrics::new();
-        let letter = DeadLetter {
-            event: EventId {
-                topic: "payments".into(),
-                partition: Partition(0),
-                offset: Offset(7),
-            },
-            reason: RejectReason::NotFinite,
-            detail: "amount is NaN".into(),
-            raw: b"{\"card_id\":\"4000123412341234\"}".to_vec(),
-            sealed: None,
-            key: Some(b"4000123412341234".to_vec()),
-        };
-        metrics.rejected(&[letter]);
-        metrics.stage(Stage::Commit, Duration::from_millis(4));
-        metrics.transaction(TransactionEnd::Aborted, Duration::from_millis(20));
-        metrics.checkpoint(Duration::from_secs(1), 4096);
-        metrics.lanes(3);
-        let text = metrics.render(true);
-        for line in [
-            "sanderling_dead_letters_total{reason=\"not_finite\"} 1",
-            "sanderling_dead_letters_total{reason=\"malformed\"} 0",
-            "sanderling_stage_seconds_count{stage=\"commit\"} 1",
-            "sanderling_transaction_seconds_count{end=\"aborted\"} 1",
-            "sanderling_checkpoint_bytes 4096",
-            "sanderling_lanes 3",
-            "sanderling_live 1",
-        ] {
-            assert!(text.lines().any(|l| l == line), "no {line} in\n{text}");
-        }
-        assert!(!text.contains("4000123412341234"), "{text}");
-        assert!(metrics.render(false).contains("sanderling_live 0"));
-    }
-
-    #[test]
-    fn a_partition_that_was_given_up_has_no_lag() {
-        let metrics = Metrics::new();
-        let lag = |partition, records| (Arc::from("payments"), Partition(partition), records);
-        metrics.lag(&[lag(0, 5), lag(1, 9)]);
-        metrics.lag(&[lag(1, 2)]);
-        let text = metrics.render(true);
-        let of = |partition| {
-            format!("sanderling_lag_records{{partition=\"{partition}\",topic=\"payments\"}}")
-        };
-        assert!(text.contains(&format!("{} 2", of(1))), "{text}");
-        assert!(!text.contains(&of(0)), "{text}");
-    }
-
-    #[test]
-    fn every_name_is_ours_and_says_its_unit() {
-        let units = ["_total", "_seconds", "_bytes", "_rows", "_records"];
-        for declared in Metrics::new().declared() {
-            let name = declared.name;
-            assert!(name.starts_with("sanderling_"), "{name}");
-            assert_eq!(
-                name.ends_with("_total"),
-                declared.kind == "counter",
-                "{name}"
-            );
-            let plain = ["sanderling_lanes", "sanderling_live"].contains(&name);
-            assert!(
-                plain || units.iter().any(|unit| name.ends_with(unit)),
-                "{name}"
-            );
-        }
-    }
-}
+mod tests;

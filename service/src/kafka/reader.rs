@@ -1,6 +1,6 @@
 //! A reader of the decisions topic, as a bank's own consumer would be.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -9,6 +9,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::Value;
 
 use super::TIMING_HEADER;
+use crate::clock::now_us;
 use crate::failure::Failure;
 
 /// A decision as its reader got it.
@@ -50,10 +51,7 @@ impl DecisionReader {
             return Ok(None);
         };
         let message = message.map_err(|e| Failure::new("kafka", e.to_string()))?;
-        let now_us = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_micros() as i64;
+        let now_us = now_us();
         let decision = serde_json::from_slice(message.payload().unwrap_or_default())
             .map_err(|e| Failure::new("kafka", format!("a decision that is not JSON: {e}")))?;
         let timing = message.headers().and_then(|headers| {

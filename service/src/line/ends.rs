@@ -10,6 +10,7 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use super::flow::{Decided, Input, Outcome, Work};
 use super::stages::age_us;
 use super::{Carried, Flow};
+use crate::clock::now_us;
 use crate::failure::Failure;
 use crate::pipeline::Pipeline;
 
@@ -40,20 +41,24 @@ impl Feeder {
                 quiet,
                 mark,
                 permit,
-            }) => Flow::Batch(Box::new(Carried {
-                lane,
-                rung,
-                champion,
-                backlog,
-                quiet,
-                mark,
-                permit,
-                timing: Timing {
-                    wait_us: age_us(&events.broker_time_us),
-                    ..Timing::default()
-                },
-                made: events,
-            })),
+            }) => {
+                let entered_us = now_us();
+                Flow::Batch(Box::new(Carried {
+                    lane,
+                    rung,
+                    champion,
+                    backlog,
+                    quiet,
+                    mark,
+                    permit,
+                    entered_us,
+                    timing: Timing {
+                        wait_us: age_us(&events.broker_time_us, entered_us),
+                        ..Timing::default()
+                    },
+                    made: events,
+                }))
+            }
             Input::Rejected(letters) => Flow::Rejected(letters),
             Input::Mark(mark) => Flow::Mark(mark),
             Input::Tables(lane, tables) => Flow::Tables(lane, tables),

@@ -125,6 +125,8 @@ pub struct Decided {
     pub order: OrderRecord,
     /// Broker append times of the decided events, microseconds; empty without a broker.
     pub broker_time_us: Vec<i64>,
+    /// When the batch was put on the line, microseconds of Unix time.
+    pub entered_us: i64,
     /// What each stage took.
     pub timing: Timing,
     /// Where the source stands after it.

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use sanderling_features::FeatureEngine;
 use sanderling_schemas::{EventBatch, FeatureBatch, Flag, OrderRecord, Rung};
 
 use super::flow::{Decided, Lane};
 use super::{Carried, Cut, Flow};
+use crate::clock::now_us;
 use crate::pipeline::{Drill, Judge, Pipeline, PipelineError, source_ids};
 use crate::roster::{Rated, Roster};
 use crate::run::Sampler;
@@ -118,7 +119,7 @@ pub(super) fn score(
     (models, drill): &mut SlowModels,
 ) -> Result<Carried<(FeatureBatch, Rated)>, PipelineError> {
     let in_time = || {
-        let age_us = age_us(&carried.made.events.broker_time_us);
+        let age_us = age_us(&carried.made.events.broker_time_us, now_us());
         let permit = carried.permit.as_ref()?;
         Some(permit.rung(carried.made.scored.len(), age_us as i64))
     };
@@ -143,6 +144,7 @@ pub(super) fn judge(
         lane,
         backlog,
         quiet,
+        entered_us,
         ..
     } = carried;
     let mut carried = carried.with(|(batch, rated), timing| {
@@ -183,6 +185,7 @@ pub(super) fn judge(
             labels: batch.labels,
             decisions,
             broker_time_us,
+            entered_us,
             timing: *timing,
             mark: None,
         }))
@@ -193,16 +196,10 @@ pub(super) fn judge(
     Ok(carried)
 }
 
-/// How long ago the broker took the oldest of a batch's records; 0 without a broker.
-pub(super) fn age_us(broker_time_us: &[i64]) -> u64 {
-    let now_us = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_micros() as i64;
-    broker_time_us
-        .iter()
-        .min()
-        .map_or(0, |oldest| (now_us - oldest).max(0) as u64)
+/// How long before `now_us` the broker took the oldest of a batch's records, microseconds; 0 without a broker.
+pub(super) fn age_us(broker_time_us: &[i64], now_us: i64) -> u64 {
+    let oldest_us = broker_time_us.iter().min();
+    oldest_us.map_or(0, |oldest_us| (now_us - oldest_us).max(0) as u64)
 }
 
 fn micros(duration: Duration) -> u64 {

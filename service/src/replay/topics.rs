@@ -3,7 +3,7 @@
 //!
 //! Read in a group of its own that commits nothing, so that no service is disturbed.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use sanderling_ingest::{
     EventSource, KafkaOptions, KafkaSource, OffsetReset, Position, SourceEvent,
@@ -13,6 +13,7 @@ use sanderling_schemas::{EventTime, Sequence};
 use super::input_failure;
 use super::ordered::before;
 use super::source::{Rows, Step};
+use crate::clock::now_us;
 use crate::failure::Failure;
 use crate::folder::PipelineFolder;
 
@@ -32,14 +33,9 @@ impl TopicsSource {
     /// The topics of the pipeline's streams; rows from `to` on are left out.
     pub fn open(folder: &PipelineFolder, to: Option<EventTime>) -> Result<Self, Failure> {
         let kafka = &folder.settings.kafka;
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
         let options = KafkaOptions {
             brokers: kafka.brokers.clone(),
-            group: format!(
-                "sanderling-{}-replay-{}",
-                folder.name,
-                since.unwrap_or_default().as_micros()
-            ),
+            group: format!("sanderling-{}-replay-{}", folder.name, now_us()),
             properties: kafka.properties.clone(),
             offset_reset: OffsetReset::Earliest,
             ..KafkaOptions::default()

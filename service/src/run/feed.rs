@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 use sanderling_ingest::{
@@ -15,6 +15,7 @@ use super::Service;
 use super::champion::Champion;
 use super::lanes::Lanes;
 use super::pace::Permit;
+use crate::clock::now_us;
 use crate::failure::Failure;
 use crate::line::{Feeder, Input, Lane, Work};
 
@@ -337,11 +338,4 @@ pub fn before_revoke(
         gone.dedup();
         give_up(&lanes, &gone, &feeder);
     }
-}
-
-fn now_us() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_micros() as i64
 }

@@ -19,11 +19,11 @@ use super::Service;
 use super::parity::Checks;
 use super::priority::cpu_time;
 use super::recover::Stopped;
+use crate::clock::now_us;
 use crate::failure::Failure;
 use crate::line::Lane;
 use crate::replay::input_failure;
 use crate::resolve::parse_duration_us;
-use crate::telemetry::unix_time;
 
 /// Rows that are read at once.
 const PIECE_ROWS: u64 = 4_096;
@@ -250,8 +250,4 @@ impl Fold<'_> {
 
 fn fault(error: sanderling_features::FeatureError) -> Failure {
     Failure::new("pipeline", error.to_string())
-}
-
-fn now_us() -> i64 {
-    unix_time().as_micros() as i64
 }

@@ -44,7 +44,7 @@ impl Stage {
 /// A part of a decision's way, as long as its deadline is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
-    /// From the broker's append of its batch's oldest record to the batch's hand-over.
+    /// From the broker's append to the hand-over of its batch.
     Wait,
     /// All stages, and the waits between them.
     Line,

@@ -68,21 +68,26 @@ fn run(sql: &str, made: Made) -> Figures {
     let before = rss_bytes();
     let mut engine = FeatureEngine::new(relation.clone(), sql).expect("the features are valid");
     let (mut spent, mut timed, mut seen) = (0.0, 0, 0);
-    made.each(&relation, BATCH_ROWS, |batch| {
-        let took = seconds(|| {
-            black_box(engine.compute(&batch).expect("the rows fit"));
-        });
+    for batch in made.batches(relation, BATCH_ROWS) {
+        let took = computed(&mut engine, &batch);
         if seen * 2 >= made.events {
             spent += took;
             timed += batch.len();
         }
         seen += batch.len();
-    });
+    }
     Figures {
         events_per_s: timed as f64 / spent,
         engine,
         rss_bytes: rss_bytes().saturating_sub(before),
     }
+}
+
+/// Seconds that an engine needs for a batch.
+fn computed(engine: &mut FeatureEngine, batch: &EventBatch) -> f64 {
+    seconds(|| {
+        black_box(engine.compute(batch).expect("the rows fit"));
+    })
 }
 
 /// Rate over the second half of a file's batches.
@@ -257,22 +262,54 @@ fn lengths() {
     }
 }
 
+/// The engines of all sizes take turns, since the machine's memory is at one time twice as fast as at another: what is
+/// compared was measured within seconds.
 fn keys() {
+    const TURNS: usize = 48;
+    const TURN_BATCHES: usize = 64;
     println!("-- number of keys, count + avg over 3 windows by card, 20 events a key in 30 days");
-    let mut first = None;
-    for cards in [1_000, 10_000, 100_000, 1_000_000] {
-        // The first half is over when rings have long stopped growing.
-        let events = (cards as usize * 80).max(4_000_000);
+    let sizes = [1_000, 10_000, 100_000, 1_000_000];
+    let mut lanes = sizes.map(|cards: u64| {
+        // By then rings have long stopped growing.
+        let before = (cards as usize * 40).max(2_000_000);
+        let events = before + TURNS * TURN_BATCHES * BATCH_ROWS;
         let made = Made {
             events,
             cards,
             days: events as i64 * 30 / (cards as i64 * 20),
             ..HANDBOOK
         };
-        let rate = run(&sql(&DECIMAL, &BOTH[..1], &DAYS), made).events_per_s;
-        tell(&format!("{cards} cards"), rate, first);
-        first.get_or_insert(rate);
+        let sql = sql(&DECIMAL, &BOTH[..1], &DAYS);
+        let mut engine = FeatureEngine::new(relation(), &sql).expect("the features are valid");
+        let mut batches = made.batches(relation(), BATCH_ROWS);
+        for batch in batches.by_ref().take(before / BATCH_ROWS) {
+            computed(&mut engine, &batch);
+        }
+        (engine, batches)
+    });
+    let mut rates = sizes.map(|_| Vec::new());
+    for _ in 0..TURNS {
+        for ((engine, batches), rates) in lanes.iter_mut().zip(&mut rates) {
+            let turn = batches.take(TURN_BATCHES);
+            let spent: f64 = turn.map(|batch| computed(engine, &batch)).sum();
+            rates.push((TURN_BATCHES * BATCH_ROWS) as f64 / spent);
+        }
     }
+    for (cards, own) in sizes.iter().zip(&rates) {
+        let of_first = own.iter().zip(&rates[0]).map(|(rate, first)| rate / first);
+        let [low, middle, high] = quartiles(of_first.collect());
+        println!(
+            "{:<58} {:>10.0} events/s  {middle:.2} of the first ({low:.2} to {high:.2})",
+            format!("{cards} cards"),
+            quartiles(own.clone())[1],
+        );
+    }
+}
+
+/// The first quartile, the median and the third quartile.
+fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
+    values.sort_unstable_by(f64::total_cmp);
+    [1, 2, 3].map(|quarter| values[values.len() * quarter / 4])
 }
 
 fn hot() {
@@ -307,11 +344,11 @@ fn batches() {
         let mut engine =
             FeatureEngine::new(relation.clone(), &sql).expect("the features are valid");
         let mut micros = Vec::new();
-        HANDBOOK.each(&relation, 256, |batch| {
+        for batch in HANDBOOK.batches(relation.clone(), 256) {
             let begun = Instant::now();
             black_box(engine.compute(&batch).expect("the rows fit"));
             micros.push(begun.elapsed().as_micros());
-        });
+        }
         let mut micros = micros.split_off(micros.len() / 2);
         micros.sort_unstable();
         let at = |share: f64| micros[(micros.len() as f64 * share) as usize];

@@ -139,27 +139,46 @@ impl Random {
 }
 
 impl Made {
-    /// Hands the stream out in batches.
-    pub fn each(&self, relation: &Relation, batch_rows: usize, mut take: impl FnMut(EventBatch)) {
-        let mut random = Random(1);
-        let step_us = self.days * DAY_US / self.events as i64;
-        let mut at = 0;
-        while at < self.events {
-            let mut rows = Rows::default();
-            for event in at..(at + batch_rows).min(self.events) {
-                let hot = self.hot && random.next().is_multiple_of(2);
-                let jitter = random.next() as i64 % step_us.max(1);
-                rows.times_us
-                    .push(1_525_132_800_000_000 + event as i64 * step_us + jitter.abs());
-                rows.cards
-                    .push(if hot { 0 } else { random.next() % self.cards });
-                rows.terminals.push(random.next() % self.terminals);
-                rows.cents.push(i128::from(random.next() % 20_000));
-            }
-            let count = rows.times_us.len();
-            take(rows.batch(relation, at));
-            at += count;
+    /// The stream in batches.
+    pub fn batches(self, relation: Arc<Relation>, batch_rows: usize) -> Batches {
+        Batches {
+            made: self,
+            relation,
+            batch_rows,
+            random: Random(1),
+            at: 0,
         }
+    }
+}
+
+/// A made-up stream, as far as it was not taken yet.
+pub struct Batches {
+    made: Made,
+    relation: Arc<Relation>,
+    batch_rows: usize,
+    random: Random,
+    at: usize,
+}
+
+impl Iterator for Batches {
+    type Item = EventBatch;
+
+    fn next(&mut self) -> Option<EventBatch> {
+        let (made, random, at) = (self.made, &mut self.random, self.at);
+        let step_us = made.days * DAY_US / made.events as i64;
+        let mut rows = Rows::default();
+        for event in at..(at + self.batch_rows).min(made.events) {
+            let hot = made.hot && random.next().is_multiple_of(2);
+            let jitter = random.next() as i64 % step_us.max(1);
+            rows.times_us
+                .push(1_525_132_800_000_000 + event as i64 * step_us + jitter.abs());
+            rows.cards
+                .push(if hot { 0 } else { random.next() % made.cards });
+            rows.terminals.push(random.next() % made.terminals);
+            rows.cents.push(i128::from(random.next() % 20_000));
+        }
+        self.at += rows.times_us.len();
+        (self.at > at).then(|| rows.batch(&self.relation, at))
     }
 }
 

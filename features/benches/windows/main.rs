@@ -8,7 +8,9 @@
 //! days, cards and terminals drawn evenly.
 //!
 //! Rates are of the second half of a stream, when windows are full, but for `card` and `both`. Time is what the thread spent
-//! on a core, so that whoever else uses the machine counts little (where the system tells it; else time that passed).
+//! on a core, so that whoever else uses the machine counts little.
+//! Where sizes are compared (`lengths`, `keys`, `hot`) they take turns: printed are the medians over the turns, of the rate and of
+//! its ratio to the first, and that one's quartiles.
 //! THREADS is how many `card` and `both` use, 1 if it is not there.
 
 #![allow(clippy::print_stdout)]
@@ -16,7 +18,7 @@
 mod stream;
 
 use std::hint::black_box;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrow::buffer::Buffer;
 use sanderling_features::FeatureEngine;
@@ -106,22 +108,23 @@ fn run_file(sql: &str, batches: &[EventBatch]) -> f64 {
     rest.iter().map(EventBatch::len).sum::<usize>() as f64 / spent
 }
 
-/// Nanoseconds that this thread has run.
-fn now_ns(begun: Instant) -> u64 {
-    let told = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    let ran = told
-        .split_whitespace()
-        .next()
-        .and_then(|ns| ns.parse().ok());
-    ran.unwrap_or(begun.elapsed().as_nanos() as u64)
+/// How long this thread has run.
+fn cpu_time() -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the place is valid for the call.
+    let done = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    assert_eq!(done, 0, "the machine has a clock for each thread");
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// Seconds that some work kept a core.
 fn seconds(work: impl FnOnce()) -> f64 {
-    let begun = Instant::now();
-    let from = now_ns(begun);
+    let from = cpu_time();
     work();
-    (now_ns(begun) - from) as f64 / 1e9
+    (cpu_time() - from).as_secs_f64()
 }
 
 fn rss_bytes() -> usize {
@@ -253,63 +256,36 @@ fn functions() {
 fn lengths() {
     println!("-- length of one window, count + avg by card, decimal and double");
     for call in [&DECIMAL, &DOUBLE] {
-        let mut first = None;
-        for length in ["1 hour", "1 day", "7 days", "30 days", "90 days"] {
-            let rate = run(&sql(call, &BOTH[..1], &[length]), HANDBOOK).events_per_s;
-            tell(length, rate, first);
-            first.get_or_insert(rate);
-        }
+        let lanes = ["1 hour", "1 day", "7 days", "30 days", "90 days"].map(|length| Lane {
+            what: length.into(),
+            sql: sql(call, &BOTH[..1], &[length]),
+            made: HANDBOOK,
+            before: HANDBOOK.events / 2,
+        });
+        by_turns(8, &lanes);
     }
 }
 
-/// The engines of all sizes take turns, since the machine's memory is at one time twice as fast as at another: what is
-/// compared was measured within seconds.
 fn keys() {
-    const TURNS: usize = 48;
-    const TURN_BATCHES: usize = 64;
     println!("-- number of keys, count + avg over 3 windows by card, 20 events a key in 30 days");
-    let sizes = [1_000, 10_000, 100_000, 1_000_000];
-    let mut lanes = sizes.map(|cards: u64| {
+    const TURN_BATCHES: usize = 64;
+    let lanes = [1_000, 10_000, 100_000, 1_000_000].map(|cards: u64| {
         // By then rings have long stopped growing.
         let before = (cards as usize * 40).max(2_000_000);
-        let events = before + TURNS * TURN_BATCHES * BATCH_ROWS;
-        let made = Made {
-            events,
-            cards,
-            days: events as i64 * 30 / (cards as i64 * 20),
-            ..HANDBOOK
-        };
-        let sql = sql(&DECIMAL, &BOTH[..1], &DAYS);
-        let mut engine = FeatureEngine::new(relation(), &sql).expect("the features are valid");
-        let mut batches = made.batches(relation(), BATCH_ROWS);
-        for batch in batches.by_ref().take(before / BATCH_ROWS) {
-            computed(&mut engine, &batch);
+        let events = before + 48 * TURN_BATCHES * BATCH_ROWS;
+        Lane {
+            what: format!("{cards} cards"),
+            sql: sql(&DECIMAL, &BOTH[..1], &DAYS),
+            made: Made {
+                events,
+                cards,
+                days: events as i64 * 30 / (cards as i64 * 20),
+                ..HANDBOOK
+            },
+            before,
         }
-        (engine, batches)
     });
-    let mut rates = sizes.map(|_| Vec::new());
-    for _ in 0..TURNS {
-        for ((engine, batches), rates) in lanes.iter_mut().zip(&mut rates) {
-            let turn = batches.take(TURN_BATCHES);
-            let spent: f64 = turn.map(|batch| computed(engine, &batch)).sum();
-            rates.push((TURN_BATCHES * BATCH_ROWS) as f64 / spent);
-        }
-    }
-    for (cards, own) in sizes.iter().zip(&rates) {
-        let of_first = own.iter().zip(&rates[0]).map(|(rate, first)| rate / first);
-        let [low, middle, high] = quartiles(of_first.collect());
-        println!(
-            "{:<58} {:>10.0} events/s  {middle:.2} of the first ({low:.2} to {high:.2})",
-            format!("{cards} cards"),
-            quartiles(own.clone())[1],
-        );
-    }
-}
-
-/// The first quartile, the median and the third quartile.
-fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
-    values.sort_unstable_by(f64::total_cmp);
-    [1, 2, 3].map(|quarter| values[values.len() * quarter / 4])
+    by_turns(TURN_BATCHES, &lanes);
 }
 
 fn hot() {
@@ -319,16 +295,63 @@ fn hot() {
         ("double", DOUBLE),
         ("min(second), max(price)", ["min(second)", "max(price)"]),
     ] {
-        let sql = sql(&call, &BOTH[..1], &DAYS);
-        let even = run(&sql, HANDBOOK).events_per_s;
-        let hot = Made {
-            hot: true,
-            ..HANDBOOK
-        };
-        let hot = run(&sql, hot).events_per_s;
-        tell(&format!("{what}, even"), even, None);
-        tell(&format!("{what}, half on one card"), hot, Some(even));
+        let lanes = [("even", false), ("half on one card", true)].map(|(how, hot)| Lane {
+            what: format!("{what}, {how}"),
+            sql: sql(&call, &BOTH[..1], &DAYS),
+            made: Made { hot, ..HANDBOOK },
+            before: HANDBOOK.events / 2,
+        });
+        by_turns(8, &lanes);
     }
+}
+
+/// An engine that is compared with others.
+struct Lane {
+    what: String,
+    sql: String,
+    made: Made,
+    /// Events before the measurement.
+    before: usize,
+}
+
+/// Rates of engines that take turns of so many batches, since the machine is at one time twice as fast as at another: what
+/// is compared was measured within seconds.
+fn by_turns<const LANES: usize>(turn_batches: usize, lanes: &[Lane; LANES]) {
+    let mut running = lanes.each_ref().map(|lane| {
+        let mut engine = FeatureEngine::new(relation(), &lane.sql).expect("the features are valid");
+        let mut batches = lane.made.batches(relation(), BATCH_ROWS);
+        for batch in batches.by_ref().take(lane.before / BATCH_ROWS) {
+            computed(&mut engine, &batch);
+        }
+        (engine, batches)
+    });
+    let turns = (lanes.iter())
+        .map(|lane| (lane.made.events - lane.before) / BATCH_ROWS / turn_batches)
+        .min()
+        .expect("something is compared");
+    let mut rates = [const { Vec::new() }; LANES];
+    for _ in 0..turns {
+        for ((engine, batches), rates) in running.iter_mut().zip(&mut rates) {
+            let turn = batches.take(turn_batches);
+            let spent: f64 = turn.map(|batch| computed(engine, &batch)).sum();
+            rates.push((turn_batches * BATCH_ROWS) as f64 / spent);
+        }
+    }
+    for (lane, own) in lanes.iter().zip(&rates) {
+        let of_first = own.iter().zip(&rates[0]).map(|(rate, first)| rate / first);
+        let [low, middle, high] = quartiles(of_first.collect());
+        println!(
+            "{:<58} {:>10.0} events/s  {middle:.2} of the first ({low:.2} to {high:.2})",
+            lane.what,
+            quartiles(own.clone())[1],
+        );
+    }
+}
+
+/// The first quartile, the median and the third quartile.
+fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
+    values.sort_unstable_by(f64::total_cmp);
+    [1, 2, 3].map(|quarter| values[values.len() * quarter / 4])
 }
 
 /// What a batch of 256 rows takes, as time passes.

@@ -115,3 +115,17 @@ pub fn io_failure(path: &Path, doing: &str, error: &std::io::Error) -> Failure {
         .in_file(path)
         .cure(cure)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cure_says_from_where_a_path_is_read_if_that_matters() {
+        let gone = std::io::Error::from(std::io::ErrorKind::NotFound);
+        let cure = |path: &str| io_failure(Path::new(path), "read", &gone).cure;
+        assert_eq!(cure("/etc/gone"), Some("check the path".into()));
+        let relative = cure("gone").expect("there is a cure");
+        assert!(relative.contains("current directory"), "{relative}");
+    }
+}

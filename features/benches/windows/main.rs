@@ -256,24 +256,25 @@ fn functions() {
 fn lengths() {
     println!("-- length of one window, count + avg by card, decimal and double");
     for call in [&DECIMAL, &DOUBLE] {
-        let lanes = ["1 hour", "1 day", "7 days", "30 days", "90 days"].map(|length| Lane {
-            what: length.into(),
-            sql: sql(call, &BOTH[..1], &[length]),
-            made: HANDBOOK,
-            before: HANDBOOK.events / 2,
-        });
-        by_turns(8, &lanes);
+        let contenders =
+            ["1 hour", "1 day", "7 days", "30 days", "90 days"].map(|length| Contender {
+                what: length.into(),
+                sql: sql(call, &BOTH[..1], &[length]),
+                made: HANDBOOK,
+                before: HANDBOOK.events / 2,
+            });
+        by_turns(8, &contenders);
     }
 }
 
 fn keys() {
     println!("-- number of keys, count + avg over 3 windows by card, 20 events a key in 30 days");
     const TURN_BATCHES: usize = 64;
-    let lanes = [1_000, 10_000, 100_000, 1_000_000].map(|cards: u64| {
+    let contenders = [1_000, 10_000, 100_000, 1_000_000].map(|cards: u64| {
         // By then rings have long stopped growing.
         let before = (cards as usize * 40).max(2_000_000);
         let events = before + 48 * TURN_BATCHES * BATCH_ROWS;
-        Lane {
+        Contender {
             what: format!("{cards} cards"),
             sql: sql(&DECIMAL, &BOTH[..1], &DAYS),
             made: Made {
@@ -285,7 +286,7 @@ fn keys() {
             before,
         }
     });
-    by_turns(TURN_BATCHES, &lanes);
+    by_turns(TURN_BATCHES, &contenders);
 }
 
 fn hot() {
@@ -295,18 +296,19 @@ fn hot() {
         ("double", DOUBLE),
         ("min(second), max(price)", ["min(second)", "max(price)"]),
     ] {
-        let lanes = [("even", false), ("half on one card", true)].map(|(how, hot)| Lane {
-            what: format!("{what}, {how}"),
-            sql: sql(&call, &BOTH[..1], &DAYS),
-            made: Made { hot, ..HANDBOOK },
-            before: HANDBOOK.events / 2,
-        });
-        by_turns(8, &lanes);
+        let contenders =
+            [("even", false), ("half on one card", true)].map(|(how, hot)| Contender {
+                what: format!("{what}, {how}"),
+                sql: sql(&call, &BOTH[..1], &DAYS),
+                made: Made { hot, ..HANDBOOK },
+                before: HANDBOOK.events / 2,
+            });
+        by_turns(8, &contenders);
     }
 }
 
 /// An engine that is compared with others.
-struct Lane {
+struct Contender {
     what: String,
     sql: String,
     made: Made,
@@ -316,20 +318,21 @@ struct Lane {
 
 /// Rates of engines that take turns of so many batches, since the machine is at one time twice as fast as at another: what
 /// is compared was measured within seconds.
-fn by_turns<const LANES: usize>(turn_batches: usize, lanes: &[Lane; LANES]) {
-    let mut running = lanes.each_ref().map(|lane| {
-        let mut engine = FeatureEngine::new(relation(), &lane.sql).expect("the features are valid");
-        let mut batches = lane.made.batches(relation(), BATCH_ROWS);
-        for batch in batches.by_ref().take(lane.before / BATCH_ROWS) {
+fn by_turns<const COUNT: usize>(turn_batches: usize, contenders: &[Contender; COUNT]) {
+    let mut running = contenders.each_ref().map(|contender| {
+        let mut engine =
+            FeatureEngine::new(relation(), &contender.sql).expect("the features are valid");
+        let mut batches = contender.made.batches(relation(), BATCH_ROWS);
+        for batch in batches.by_ref().take(contender.before / BATCH_ROWS) {
             computed(&mut engine, &batch);
         }
         (engine, batches)
     });
-    let turns = (lanes.iter())
-        .map(|lane| (lane.made.events - lane.before) / BATCH_ROWS / turn_batches)
+    let turns = (contenders.iter())
+        .map(|contender| (contender.made.events - contender.before) / BATCH_ROWS / turn_batches)
         .min()
         .expect("something is compared");
-    let mut rates = [const { Vec::new() }; LANES];
+    let mut rates = [const { Vec::new() }; COUNT];
     for _ in 0..turns {
         for ((engine, batches), rates) in running.iter_mut().zip(&mut rates) {
             let turn = batches.take(turn_batches);
@@ -337,12 +340,12 @@ fn by_turns<const LANES: usize>(turn_batches: usize, lanes: &[Lane; LANES]) {
             rates.push((turn_batches * BATCH_ROWS) as f64 / spent);
         }
     }
-    for (lane, own) in lanes.iter().zip(&rates) {
+    for (contender, own) in contenders.iter().zip(&rates) {
         let of_first = own.iter().zip(&rates[0]).map(|(rate, first)| rate / first);
         let [low, middle, high] = quartiles(of_first.collect());
         println!(
             "{:<58} {:>10.0} events/s  {middle:.2} of the first ({low:.2} to {high:.2})",
-            lane.what,
+            contender.what,
             quartiles(own.clone())[1],
         );
     }

@@ -52,7 +52,8 @@ SELECT
   avg(amount) OVER terminal_30d                                       AS terminal_mean_30d,
   amount / nullif(avg(amount) OVER terminal_30d, 0)                   AS amount_to_terminal_mean_30d,
 
-  -- What labels have told about the terminal.
+  -- What labels have told about the terminal. A label is known seven days after its payment, so the
+  -- last payment known to be genuine is older than its label by that.
   coalesce(sum(is_fraud) OVER terminal_1d, 0)                         AS terminal_frauds_1d,
   coalesce(sum(is_fraud) OVER terminal_3d, 0)                         AS terminal_frauds_3d,
   coalesce(sum(is_fraud) OVER terminal_7d, 0)                         AS terminal_frauds_7d,
@@ -77,7 +78,7 @@ SELECT
     / 86400                                                           AS terminal_days_since_first_fraud,
   (date_part('epoch', event_time)
     - max(CASE WHEN is_fraud = 0 THEN date_part('epoch', event_time) END) OVER terminal_45d)
-    / 86400                                                           AS terminal_days_since_genuine
+    / 86400 + 7                                                       AS terminal_days_unknown
 FROM events
 WINDOW
   card_15m     AS (PARTITION BY card_id ORDER BY event_time RANGE BETWEEN INTERVAL '15 minutes' PRECEDING AND CURRENT ROW),

@@ -30,6 +30,8 @@ pub(crate) struct Architecture {
     pub(crate) first: Vec<usize>,
     /// Inputs by which an event is remembered, as indices into `inputs`.
     pub(crate) remembered: Vec<usize>,
+    /// The input that tells a row's exposure, as an index into `inputs`.
+    pub(crate) exposure: Option<usize>,
     /// Numbers in a token.
     pub(crate) token: usize,
     /// All entities of the pipeline, the events' own first.
@@ -127,6 +129,14 @@ impl Architecture {
         if remembered.is_empty() {
             remembered = (0..inputs.len()).collect();
         }
+        let exposure = options.training.exposure.as_ref().map(|name| {
+            let found = (inputs.iter()).position(|&column| schema.fields[column].name == *name);
+            found.ok_or_else(|| ScoringError::Option {
+                name: "training.exposure".to_string(),
+                wanted: format!("a feature that the model sees; there is no {name} among them"),
+            })
+        });
+        let exposure = exposure.transpose()?;
         let mut at = 0;
         let mut take = |n: usize| {
             at += n;
@@ -160,6 +170,7 @@ impl Architecture {
                 Output::Forecast => remembered.len().min(FORECAST_TOKEN_MAX),
             }),
             remembered,
+            exposure,
             entities: entities.to_vec(),
             memories,
         })

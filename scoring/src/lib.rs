@@ -11,6 +11,7 @@
 
 mod architecture;
 mod attention;
+mod background;
 mod calibration;
 mod cells;
 mod device;

@@ -189,6 +189,10 @@ pub struct TrainingOptions {
     /// Share of the positives that no input tells: they fall on any row alike, and are not learnt by
     /// heart.
     pub unexplained: f64,
+    /// Feature by which the rows share those positives: how long nothing has been known of what the
+    /// row is about, say, in any unit; below 0 it counts as 0. Scores hold to it too. Unset: all rows alike.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exposure: Option<String>,
     /// Share of hidden units dropped.
     pub dropout: f64,
     /// Weight of the loss of the head without graph.
@@ -221,6 +225,7 @@ impl Default for TrainingOptions {
             average: 0.995,
             focal: 1.0,
             unexplained: 0.0,
+            exposure: None,
             dropout: 0.2,
             no_graph_weight: 0.3,
             endpoint_steps: 24,
@@ -300,6 +305,16 @@ impl ModelOptions {
                     wanted: "at least 0 and below 1".to_string(),
                 });
             }
+        }
+        if training.exposure.is_some()
+            && !(self.output == Output::LogOdds && training.unexplained > 0.0)
+        {
+            return Err(ScoringError::Option {
+                name: "training.exposure".to_string(),
+                wanted: "output: log_odds and training.unexplained above 0 beside it, which it \
+                         spreads over the rows"
+                    .to_string(),
+            });
         }
         if training
             .negatives
@@ -408,5 +423,14 @@ mod tests {
         let mut all = ModelOptions::default();
         all.training.dropout = 1.0;
         assert!(all.check().is_err());
+        let mut exposed = ModelOptions::default();
+        exposed.training.exposure = Some("days_unknown".to_string());
+        let refused = exposed.check().unwrap_err().to_string();
+        assert!(
+            refused.contains("training.unexplained above 0"),
+            "{refused}"
+        );
+        exposed.training.unexplained = 0.2;
+        assert!(exposed.check().is_ok());
     }
 }

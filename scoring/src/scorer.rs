@@ -291,12 +291,14 @@ impl Scorer {
         context: &[f32],
         rung: Rung,
     ) -> Result<Vec<f32>, ScoringError> {
-        match self.model.heads(rung) {
-            Some(heads) => heads.raw(rows.all(), context, rung),
-            None => Ok(self.in_parts(rows, context, |model, rows, context| {
+        let mut raw = match self.model.heads(rung) {
+            Some(heads) => heads.raw(rows.all(), context, rung)?,
+            None => self.in_parts(rows, context, |model, rows, context| {
                 model.raw(rows, context, rung)
-            })),
-        }
+            }),
+        };
+        self.model.complete(&mut raw, rows.all(), rung);
+        Ok(raw)
     }
 
     /// The state of this moment, by reference.

@@ -7,6 +7,7 @@ use sanderling_schemas::{FeatureField, FeatureSchema, Output, Rung};
 use sanderling_state::Threads;
 
 use crate::architecture::Architecture;
+use crate::background::Background;
 use crate::cells::Cell;
 use crate::device::{DeviceHeads, Placement};
 use crate::error::ScoringError;
@@ -29,6 +30,8 @@ pub struct ServedModel {
     pub(crate) shape: Architecture,
     pub(crate) front: Front,
     pub(crate) calibrations: RungCalibrations,
+    /// What no input tells of a class, where rows differ in it.
+    background: Option<Background>,
     /// Mean and deviation of the labels; 0 and 1 for classes.
     label: [f32; 2],
     networks: Vec<Network>,
@@ -167,6 +170,7 @@ impl ServedModel {
                 linear: rung(2),
                 rules: rung(3),
             },
+            background: Background::load(&shape, weights)?,
             label: [label[0], label[1]],
             networks,
             placement: Placement::default(),
@@ -327,6 +331,13 @@ impl ServedModel {
         sum
     }
 
+    /// Turns the networks' outputs for some rows into those of the rung, in place: with what no input tells.
+    pub(crate) fn complete(&self, raw: &mut [f32], rows: StandardisedRows<'_>, rung: Rung) {
+        if let Some(background) = self.background.filter(|_| rung != Rung::Rules) {
+            background.add_to(raw, rows);
+        }
+    }
+
     /// The scores of some outputs.
     pub(crate) fn calibrated(&self, raw: Vec<f32>, rung: Rung) -> Vec<f64> {
         let calibration = self.calibration(rung);
@@ -337,10 +348,11 @@ impl ServedModel {
 impl Model for ServedModel {
     fn forward(&self, inputs: &ModelInputs, rung: Rung) -> Result<Vec<f64>, ScoringError> {
         let rows = self.front.standardise(&inputs.features);
-        let raw = match self.heads(rung) {
+        let mut raw = match self.heads(rung) {
             Some(heads) => heads.raw(rows.all(), &inputs.context, rung)?,
             None => self.raw(rows.all(), &inputs.context, rung),
         };
+        self.complete(&mut raw, rows.all(), rung);
         Ok(self.calibrated(raw, rung))
     }
 }

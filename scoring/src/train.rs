@@ -36,6 +36,7 @@ use sanderling_schemas::Output;
 use sha2::Digest;
 
 use crate::architecture::Architecture;
+use crate::background::Background;
 use crate::calibration::CLASS_ROWS_MIN;
 use crate::device::TrainingPlacement;
 use crate::error::ScoringError;
@@ -177,6 +178,7 @@ pub(crate) fn train_and_fold(
             .map(|&row| recording.features(row as usize)),
         (options.output != Output::Forecast).then_some(&gradient.targets[..]),
     );
+    let background = background(&shape, recording, &gradient);
     let known = recording.prefix(plan.known_by_us);
     let mut history = History::new(recording, shape.memories.len());
     standardise(
@@ -189,6 +191,7 @@ pub(crate) fn train_and_fold(
         shape: &shape,
         recording,
         front: &front,
+        background: &background,
         history: &history,
         label,
         known,
@@ -260,6 +263,7 @@ struct Task<'a> {
     shape: &'a Architecture,
     recording: &'a Recording,
     front: &'a Front,
+    background: &'a Background,
     history: &'a History,
     /// Mean and deviation of the labels.
     label: [f32; 2],
@@ -308,7 +312,7 @@ impl Task<'_> {
         let stages = Stages::new(
             self.shape,
             self.recording,
-            self.front,
+            (self.front, self.background),
             self.history,
             rows,
             &params,
@@ -363,9 +367,17 @@ impl Task<'_> {
             weights.insert_member(member, &network.weights);
         }
         self.front.store(&mut weights);
+        self.background.store(&mut weights);
         weights.insert("label", &[2], self.label.to_vec());
         weights
     }
+}
+
+/// What no input tells of the gradient rows.
+fn background(shape: &Architecture, recording: &Recording, gradient: &GradientRows) -> Background {
+    let rows = gradient.rows.iter();
+    let rows = rows.map(|&row| recording.features(row as usize));
+    Background::fit(shape, rows, &gradient.targets)
 }
 
 /// Names a training among all others: its rows, options and plan, and the model that it went on from.

@@ -56,6 +56,7 @@ fn assert_serving_agrees(events: usize, change: impl Fn(&mut ModelOptions)) {
             .map(|&row| recording.features(row as usize)),
         Some(&gradient.targets),
     );
+    let background = background(&shape, &recording, &gradient);
     let history = History::new(&recording, shape.memories.len());
     let mut rng = ChaCha8Rng::seed_from_u64(5);
     let params = Params::new(shape.tensors(), &mut rng, TrainingPlacement::default()).unwrap();
@@ -66,7 +67,7 @@ fn assert_serving_agrees(events: usize, change: impl Fn(&mut ModelOptions)) {
     let inputs = Stages::new(
         &shape,
         &recording,
-        &front,
+        (&front, &background),
         &history,
         &gradient,
         &params,

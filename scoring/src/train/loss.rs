@@ -6,29 +6,26 @@ use sanderling_schemas::Output;
 
 use crate::error::ScoringError;
 
-/// How classes are learnt.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct ClassLoss {
-    /// Exponent of the focal loss (Lin et al. 2017, equation 4); 0 is cross-entropy.
-    pub(crate) gamma: f64,
-    /// Probability that a row is positive for what no input tells.
-    pub(crate) background: f64,
-}
-
-impl ClassLoss {
-    /// Log loss of one row.
-    pub(crate) fn of_row(self, raw: f64, target: f64) -> f64 {
-        let s = raw * (2.0 * target - 1.0);
-        let plain = (-s).max(0.0) + (-s.abs()).exp().ln_1p();
-        match target > 0.5 && self.background > 0.0 {
-            true => -(self.background + (1.0 - self.background) * (-plain).exp()).ln(),
-            false => plain,
-        }
+/// Log loss of one row of a class, beside its background.
+pub(crate) fn log_loss(raw: f64, target: f64, background: f64) -> f64 {
+    let s = raw * (2.0 * target - 1.0);
+    let plain = (-s).max(0.0) + (-s.abs()).exp().ln_1p();
+    match target > 0.5 && background > 0.0 {
+        true => -(background + (1.0 - background) * (-plain).exp()).ln(),
+        false => plain,
     }
 }
 
-/// Weighted mean loss of `raw` (rows x 1) against `target` and `weight` (rows x 1 each): for classes
-/// cross-entropy or focal loss, for values squared error.
+/// Rows of a step, rows x 1 each.
+pub(crate) struct Targets {
+    pub(crate) target: Tensor,
+    pub(crate) weight: Tensor,
+    /// Probability that a row is positive for what no input tells; absent where it is 0 for all.
+    pub(crate) background: Option<Tensor>,
+}
+
+/// Weighted mean loss of `raw` (rows x 1): for classes cross-entropy or focal loss with the exponent
+/// `gamma` (Lin et al. 2017, equation 4; 0 is cross-entropy), for values squared error.
 ///
 /// With a background b a row is positive with probability b + (1 - b) sigmoid(raw), the forward
 /// correction of label noise (Patrini et al. 2017, theorem 2): a positive that looks like all the
@@ -36,24 +33,29 @@ impl ClassLoss {
 pub(crate) fn loss(
     output: Output,
     raw: &Tensor,
-    target: &Tensor,
-    weight: &Tensor,
-    class: ClassLoss,
+    rows: &Targets,
+    gamma: f64,
 ) -> Result<Tensor, ScoringError> {
+    let Targets {
+        target,
+        weight,
+        background,
+    } = rows;
     let rows = match output {
         Output::LogOdds => {
             // With s the log-odds of the true class, the loss is (1 - sigmoid(s))^gamma softplus(-s).
             let s = (raw * ((target * 2.0)? - 1.0)?)?;
             let softplus = (s.neg()?.relu()? + (s.abs()?.neg()?.exp()? + 1.0)?.log()?)?;
-            let b = class.background;
-            let plain = if b > 0.0 {
-                let seen = softplus.neg()?.exp()?.affine(1.0 - b, b)?.log()?.neg()?;
-                // Of a negative, the background takes a constant and nothing else.
-                ((target * seen)? + (target.affine(-1.0, 1.0)? * softplus)?)?
-            } else {
-                softplus
+            let plain = match background {
+                Some(b) => {
+                    let told = softplus.neg()?.exp()?;
+                    let seen = ((b.affine(-1.0, 1.0)? * told)? + b)?.log()?.neg()?;
+                    // Of a negative, the background takes a constant and nothing else.
+                    ((target * seen)? + (target.affine(-1.0, 1.0)? * softplus)?)?
+                }
+                None => softplus,
             };
-            match class.gamma {
+            match gamma {
                 0.0 => plain,
                 1.0 => (plain * sigmoid(&s.neg()?)?)?,
                 gamma => (plain * sigmoid(&s.neg()?)?.powf(gamma)?)?,
@@ -89,16 +91,16 @@ mod tests {
     #[test]
     fn a_hopeless_positive_pulls_as_far_as_the_background_lets_it() {
         let (raws, targets) = ([-6.0f32, -6.0, 0.5, 2.0], [1.0f32, 0.0, 1.0, 0.0]);
-        let ones = column(&[1.0; 4]);
-        for background in [0.0, 0.02] {
-            let class = ClassLoss {
-                gamma: 0.0,
-                background,
+        for background in [[0.0; 4], [0.02, 0.02, 0.01, 0.03]] {
+            let rows = Targets {
+                target: column(&targets),
+                weight: column(&[1.0; 4]),
+                background: (background[0] > 0.0).then(|| column(&background)),
             };
             let raw = Var::from_tensor(&column(&raws)).unwrap();
-            let mean = loss(Output::LogOdds, &raw, &column(&targets), &ones, class).unwrap();
-            let rows = raws.iter().zip(targets);
-            let rows = rows.map(|(&raw, y)| class.of_row(f64::from(raw), f64::from(y)));
+            let mean = loss(Output::LogOdds, &raw, &rows, 0.0).unwrap();
+            let rows = raws.iter().zip(targets).zip(background);
+            let rows = rows.map(|((&raw, y), b)| log_loss(raw.into(), y.into(), b.into()));
             let wanted = rows.sum::<f64>() / 4.0;
             let found = f64::from(mean.to_scalar::<f32>().unwrap());
             assert!((found - wanted).abs() < 1e-6, "{found} {wanted}");
@@ -108,7 +110,7 @@ mod tests {
             // d/df of -ln(b + (1 - b) p) is -(1 - b) p (1 - p) / (b + (1 - b) p).
             for (i, &x) in raws.iter().enumerate() {
                 let p = 1.0 / (1.0 + (-f64::from(x)).exp());
-                let b = background;
+                let b = f64::from(background[i]);
                 let wanted = match targets[i] > 0.5 {
                     true => -(1.0 - b) * p * (1.0 - p) / (b + (1.0 - b) * p),
                     false => p,

@@ -18,9 +18,10 @@ use super::carries::{Carries, Inputs, scaled};
 use super::checkpoints::{Checkpoint, CheckpointFile};
 use super::graph::Graph;
 use super::history::History;
-use super::loss::{ClassLoss, forecast_loss, loss};
+use super::loss::{Targets, forecast_loss, log_loss, loss};
 use super::params::{Optimiser, Params};
 use crate::architecture::Architecture;
+use crate::background::Background;
 use crate::error::ScoringError;
 use crate::first_stage::FirstStage;
 use crate::front::Front;
@@ -36,6 +37,7 @@ pub(crate) struct Stages<'a> {
     shape: &'a Architecture,
     recording: &'a Recording,
     front: &'a Front,
+    background: &'a Background,
     history: &'a History,
     gradient: &'a GradientRows,
     params: &'a Params,
@@ -46,7 +48,6 @@ pub(crate) struct Stages<'a> {
     epochs: usize,
     batch: usize,
     negatives: f64,
-    class: ClassLoss,
 }
 
 /// Epochs of the first and of the second stage.
@@ -92,7 +93,7 @@ impl<'a> Stages<'a> {
     pub(crate) fn new(
         shape: &'a Architecture,
         recording: &'a Recording,
-        front: &'a Front,
+        (front, background): (&'a Front, &'a Background),
         history: &'a History,
         gradient: &'a GradientRows,
         params: &'a Params,
@@ -104,16 +105,12 @@ impl<'a> Stages<'a> {
             Output::LogOdds => options.negatives.unwrap_or(if long { 0.1 } else { 0.3 }),
             Output::Value | Output::Forecast => 1.0,
         };
-        let positives = gradient.targets.iter().filter(|&&y| y > 0.5).count() as f64;
-        let class = ClassLoss {
-            gamma: options.focal,
-            background: options.unexplained * positives / gradient.targets.len().max(1) as f64,
-        };
         let [first_epochs, all_epochs] = epochs(shape, long);
         Self {
             shape,
             recording,
             front,
+            background,
             history,
             gradient,
             params,
@@ -124,7 +121,6 @@ impl<'a> Stages<'a> {
             epochs: second_epochs.unwrap_or(all_epochs),
             batch: options.batch.unwrap_or(if long { 512 } else { 256 }),
             negatives,
-            class,
         }
     }
 
@@ -186,11 +182,17 @@ impl<'a> Stages<'a> {
         (drawn.sum::<f64>() / self.batch as f64).ceil() as usize
     }
 
-    /// Events, targets and weights of drawn rows; the last two rows x 1.
-    fn targets(&self, drawn: &[Drawn]) -> Result<(Vec<u32>, Tensor, Tensor), ScoringError> {
+    /// Background of an event.
+    fn background(&self, event: u32) -> f32 {
+        let features = self.recording.features(event as usize);
+        self.background.of(self.shape, features)
+    }
+
+    /// Drawn rows: their events, and what is wanted of them.
+    fn targets(&self, drawn: &[Drawn]) -> Result<(Vec<u32>, Targets), ScoringError> {
         let device = self.params.device();
         let column = |values: Vec<f32>| Tensor::from_vec(values, (drawn.len(), 1), device);
-        let events = drawn
+        let events: Vec<u32> = drawn
             .iter()
             .map(|&(place, _)| self.gradient.rows[place as usize])
             .collect();
@@ -198,11 +200,18 @@ impl<'a> Stages<'a> {
             .iter()
             .map(|&(place, _)| self.gradient.targets[place as usize])
             .collect();
-        Ok((
-            events,
-            column(targets)?,
-            column(drawn.iter().map(|&(_, weight)| weight).collect())?,
-        ))
+        let background = match self.background.is_none() {
+            true => None,
+            false => Some(column(
+                events.iter().map(|&event| self.background(event)).collect(),
+            )?),
+        };
+        let targets = Targets {
+            target: column(targets)?,
+            weight: column(drawn.iter().map(|&(_, weight)| weight).collect())?,
+            background,
+        };
+        Ok((events, targets))
     }
 
     /// The present of `events` for the inputs `used`.
@@ -224,22 +233,11 @@ impl<'a> Stages<'a> {
             let drawn = self.draw();
             let (mut sum, mut steps) = (0.0, 0.0);
             for drawn in drawn.chunks(self.batch) {
-                let (events, target, weight) = self.targets(drawn)?;
+                let (events, targets) = self.targets(drawn)?;
                 let present = self.present(&events, &self.shape.first)?;
-                let first = loss(
-                    output,
-                    &graph.first_stage(&present)?,
-                    &target,
-                    &weight,
-                    self.class,
-                )?;
-                let linear = loss(
-                    output,
-                    &graph.linear(&present)?,
-                    &target,
-                    &weight,
-                    self.class,
-                )?;
+                let of = |raw: &Tensor| loss(output, raw, &targets, options.focal);
+                let first = of(&graph.first_stage(&present)?)?;
+                let linear = of(&graph.linear(&present)?)?;
                 let step = optimiser.step(self.params, &(first + linear)?);
                 sum += step.map_err(|e| self.diagnose(e, &events))? / 2.0;
                 steps += 1.0;
@@ -384,7 +382,7 @@ impl<'a> Stages<'a> {
             let drawn = self.draw();
             let (mut sum, mut steps) = (0.0, 0.0);
             for drawn in drawn.chunks(self.batch) {
-                let (events, target, weight) = self.targets(drawn)?;
+                let (events, targets) = self.targets(drawn)?;
                 let present = self.present(&events, &every)?;
                 let total = if output == Output::Forecast {
                     let forecast = graph.forecast(&source.own(&events)?)?;
@@ -409,10 +407,10 @@ impl<'a> Stages<'a> {
                         Ok((x * Tensor::from_vec(kept, x.shape(), x.device())?)?)
                     };
                     let raws = graph.heads(&present, &pasts, Some(&mut dropout))?;
-                    let full = loss(output, &raws[0], &target, &weight, self.class)?;
+                    let full = loss(output, &raws[0], &targets, options.focal)?;
                     match raws.get(1) {
                         Some(raw) => {
-                            let no_graph = loss(output, raw, &target, &weight, self.class)?;
+                            let no_graph = loss(output, raw, &targets, options.focal)?;
                             (full + (no_graph * options.no_graph_weight)?)?
                         }
                         None => full,
@@ -474,13 +472,18 @@ impl<'a> Stages<'a> {
             }
             let raws = graph.heads(&present, &pasts, None)?;
             let raw: Vec<f32> = raws[0].flatten_all()?.to_vec1()?;
-            losses.extend(raw.iter().zip(targets).map(|(&raw, &target)| {
-                let (raw, target) = (f64::from(raw), f64::from(target));
-                match self.shape.options.output {
-                    Output::LogOdds => self.class.of_row(raw, target),
-                    Output::Value | Output::Forecast => (raw - target).powi(2),
-                }
-            }));
+            losses.extend(
+                raw.iter()
+                    .zip(targets)
+                    .zip(rows)
+                    .map(|((&raw, &target), &row)| {
+                        let (raw, target) = (f64::from(raw), f64::from(target));
+                        match self.shape.options.output {
+                            Output::LogOdds => log_loss(raw, target, self.background(row).into()),
+                            Output::Value | Output::Forecast => (raw - target).powi(2),
+                        }
+                    }),
+            );
         }
         Ok(losses)
     }

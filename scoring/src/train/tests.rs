@@ -6,6 +6,7 @@ use super::*;
 use crate::device::Placement;
 use crate::evaluation::{EvaluationPlan, evaluate};
 use crate::fixtures::{MINUTE_US, model, payments, small};
+use crate::inputs::{Model, ModelInputs};
 use crate::metrics::auc;
 use crate::options::{Precision, TrainingDevice, TrainingOptions};
 
@@ -408,5 +409,60 @@ fn a_successor_goes_on_and_is_held_against_the_champion() {
     assert_eq!(
         better.manifest().metrics.average_precision,
         Some(won.successor)
+    );
+}
+
+#[test]
+fn scores_hold_to_what_no_input_tells() {
+    let recording = payments(1500, 27).recording();
+    let mut options = small(2);
+    options.training.unexplained = 0.3;
+    options.training.exposure = Some("nowhere".to_string());
+    let plan = TrainingPlan {
+        from_us: 0,
+        to_us: i64::MAX,
+        known_by_us: i64::MAX,
+        seed: 1,
+    };
+    let refused = train(&recording, &options, &plan, None, &mut |_| {}).unwrap_err();
+    assert!(
+        refused.to_string().contains("there is no nowhere"),
+        "{refused}"
+    );
+
+    options.training.exposure = Some("amount".to_string());
+    let model = model(&recording, &options, 0.8);
+    let folder = tempfile::tempdir().unwrap();
+    model.save(folder.path()).unwrap();
+    let model = ServedModel::load(folder.path()).unwrap();
+    let background = Background::load(&model.shape, &model.weights().unwrap());
+    let background = background.unwrap().unwrap();
+    let rows = 40;
+    let inputs = ModelInputs {
+        rows,
+        features: recording.steps(0, rows).features.to_vec(),
+        context: model.cold_context().repeat(rows),
+    };
+    let standard = model.front.standardise(&inputs.features);
+    let mut moved = 0;
+    for rung in [Rung::Full, Rung::NoGraph, Rung::Linear, Rung::Rules] {
+        let raw = model.raw(standard.all(), &inputs.context, rung);
+        let scores = model.forward(&inputs, rung).unwrap();
+        let uncompleted = model.calibrated(raw.clone(), rung);
+        for (row, features) in inputs.features.chunks_exact(model.columns()).enumerate() {
+            let b = f64::from(background.of(&model.shape, features));
+            let f = f64::from(raw[row]);
+            let both = ((b + f.exp()).ln() - (1.0 - b).ln()) as f32;
+            let wanted = match rung {
+                Rung::Rules => uncompleted[row],
+                _ => model.calibrated(vec![both], rung)[0],
+            };
+            assert!((scores[row] - wanted).abs() < 1e-5, "row {row}, {rung:?}");
+            moved += usize::from((scores[row] - uncompleted[row]).abs() > 1e-3);
+        }
+    }
+    assert!(
+        moved > 60,
+        "of 120 rows on rungs with a network {moved} have a background"
     );
 }

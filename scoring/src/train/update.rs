@@ -11,7 +11,7 @@ use sanderling_schemas::{Output, Rung};
 use super::draft::{Draft, RUNGS, outputs};
 use super::history::History;
 use super::{
-    GradientRows, LONG_ROWS, Task, TrainingCheckpoints, TrainingPlan, TrainingProgress,
+    GradientRows, LONG_ROWS, Task, TrainingCheckpoints, TrainingPlan, TrainingProgress, background,
     gradient_rows, key, stages, standardise,
 };
 use crate::architecture::Architecture;
@@ -78,10 +78,12 @@ pub fn update(
         history.labels.iter_mut().map(|known| &mut known.value),
         label,
     );
+    let background = background(&gentle, recording, &gradient);
     let task = Task {
         shape: &gentle,
         recording,
         front: &champion.front,
+        background: &background,
         history: &history,
         label,
         known: recording.prefix(plan.known_by_us),

@@ -14,6 +14,8 @@ use crate::weights::Weights;
 
 /// Largest probability: beyond it, what the inputs tell would count for less than their absence.
 const MOST: f32 = 0.5;
+/// Smallest probability: the loss takes its logarithm, where an output far from its label leaves nothing else.
+const LEAST: f32 = 1e-12;
 /// Smallest output that is told from smaller ones beside a background.
 const LOWEST: f32 = -80.0;
 
@@ -92,7 +94,7 @@ impl Background {
             true => self.mean,
             false => self.per_unit * exposure.max(0.0),
         };
-        b.min(MOST)
+        b.clamp(LEAST, MOST)
     }
 
     /// Of a feature row.
@@ -153,6 +155,7 @@ mod tests {
         for (found, wanted) in found.iter().zip([0.2 / 3.0, 0.4 / 3.0, 0.1, 0.2, 0.0]) {
             assert!((found - wanted).abs() < 1e-6, "{found} {wanted}");
         }
+        assert!(found[4] > 0.0, "its logarithm is finite");
         let alike = super::tests::shape(None);
         assert_eq!(fitted(&alike).of(&alike, &[0.0, 0.0]), 0.1);
     }

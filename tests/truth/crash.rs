@@ -96,12 +96,17 @@ pub fn checkpoints(state: &Path) -> Vec<u64> {
     found
 }
 
-/// Flips a byte of one of a checkpoint's files, or cuts the file short.
+/// Flips a byte of one of a checkpoint's files, or cuts the file short. What a killed writer left half
+/// written beside them, `windows-0.arrow#1`, is none of them and may be empty.
 fn damage(checkpoint: &Path, random: &mut Random) {
     let mut files: Vec<PathBuf> = std::fs::read_dir(checkpoint)
         .expect("a checkpoint")
         .flatten()
         .map(|e| e.path())
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|e| e == "arrow" || e == "json")
+        })
         .collect();
     files.sort();
     let file = &files[random.next() as usize % files.len()];
@@ -113,4 +118,18 @@ fn damage(checkpoint: &Path, random: &mut Random) {
     }
     println!("damaged {} at byte {at}", file.display());
     std::fs::write(file, bytes).expect("a file of a checkpoint");
+}
+
+#[test]
+fn damage_is_done_to_what_a_checkpoint_consists_of() {
+    let checkpoint = crate::sanderling::scratch();
+    let left = checkpoint.path().join("windows-0.arrow#1");
+    let windows = checkpoint.path().join("windows-0.arrow");
+    let mut random = Random::seeded("damage");
+    for _ in 0..32 {
+        std::fs::write(&left, []).expect("a file");
+        std::fs::write(&windows, [7; 64]).expect("a file");
+        damage(checkpoint.path(), &mut random);
+        assert_ne!(std::fs::read(&windows).expect("a file"), [7; 64]);
+    }
 }

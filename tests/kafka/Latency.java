@@ -34,7 +34,7 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
  *
  * <pre>
  * Latency produce BOOTSTRAP TOPIC FILE COPIES HOT RATExSECONDS[,..]
- * Latency read BOOTSTRAP EVENTS DECISIONS       then `report FROM_MS TO_MS` a line, of appended events
+ * Latency read BOOTSTRAP EVENTS DECISIONS       then `report FROM_MS TO_MS ..` a line, of events appended within
  * Latency copy BOOTSTRAP FROM TO exactly_once|at_least_once INTERVAL_MS       until its input ends
  * </pre>
  */
@@ -276,7 +276,7 @@ public class Latency {
                 BufferedReader asked = new BufferedReader(new InputStreamReader(System.in));
                 for (String line = asked.readLine(); line != null; line = asked.readLine()) {
                     String[] words = line.split(" ");
-                    say(report(Long.parseLong(words[1]), Long.parseLong(words[2])));
+                    say(report(Arrays.stream(words).skip(1).mapToLong(Long::parseLong).toArray()));
                 }
                 Runtime.getRuntime().halt(0);
             } catch (Exception e) {
@@ -285,7 +285,14 @@ public class Latency {
             }
         }
 
-        private ObjectNode report(long fromMs, long toMs) {
+        /** Whether a moment is within one of the spans: pairs of first and next, all of them ascending. */
+        private static boolean within(long[] spans, long ms) {
+            int at = Arrays.binarySearch(spans, ms);
+            int reached = at >= 0 ? at + 1 : -at - 1;
+            return reached % 2 == 1;
+        }
+
+        private ObjectNode report(long[] spans) {
             long[] samples;
             List<long[]> appendedMs;
             int count;
@@ -306,7 +313,7 @@ public class Latency {
             long lastUs = 0;
             Map<String, Long> rungs = new TreeMap<>();
             for (int i = 0; i < count; i += 3) {
-                if (samples[i] < fromMs || samples[i] >= toMs) {
+                if (!within(spans, samples[i])) {
                     continue;
                 }
                 latencies[n++] = samples[i + 1] - samples[i] * 1000;
@@ -317,7 +324,7 @@ public class Latency {
             }
             Arrays.sort(latencies, 0, n);
             long appended = appendedMs.stream().flatMapToLong(Arrays::stream)
-                    .filter(ms -> Math.abs(ms) >= fromMs && Math.abs(ms) < toMs).count();
+                    .filter(ms -> within(spans, Math.abs(ms))).count();
             ObjectNode report = JSON.createObjectNode().put("events", appended).put("decided", n).put("again", again);
             for (double q : new double[] {0.5, 0.9, 0.99, 0.999, 1}) {
                 String name = q == 1 ? "max" : "p" + ("" + q * 100).replace(".", "").replaceAll("0$", "");

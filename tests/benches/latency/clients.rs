@@ -1,5 +1,6 @@
 //! The processes of `tests/kafka/Latency.java`.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,13 @@ pub struct Sent {
     pub to_ms: i64,
     /// How far it fell behind its own rate; large where this machine had no time for it.
     pub behind_ms_max: i64,
+}
+
+impl Sent {
+    /// From when until when.
+    pub fn span(&self) -> (i64, i64) {
+        (self.from_ms, self.to_ms)
+    }
 }
 
 impl Producing {
@@ -72,10 +80,13 @@ impl Reading {
         Self(client)
     }
 
-    /// What it saw of the events appended in that time.
-    pub fn report(&mut self, of: &Sent) -> Value {
-        self.0
-            .tell(format_args!("report {} {}", of.from_ms, of.to_ms));
+    /// What it saw of the events appended within these spans, milliseconds of Unix time.
+    pub fn report(&mut self, spans: &[(i64, i64)]) -> Value {
+        let mut line = String::from("report");
+        for (from_ms, to_ms) in spans {
+            let _ = write!(line, " {from_ms} {to_ms}");
+        }
+        self.0.tell(format_args!("{line}"));
         self.0.answer()
     }
 
@@ -83,7 +94,7 @@ impl Reading {
     pub fn report_when_all(&mut self, of: &Sent, within: Duration) -> Value {
         let begun = Instant::now();
         loop {
-            let report = self.report(of);
+            let report = self.report(&[of.span()]);
             let seen = report["events"] == of.sent;
             if seen && report["events"] == report["decided"] || begun.elapsed() > within {
                 return report;

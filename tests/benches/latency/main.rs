@@ -16,6 +16,7 @@
 #![allow(clippy::print_stdout)]
 
 mod clients;
+mod host;
 mod stream;
 
 // The broker and the service as the tests have them.
@@ -46,6 +47,7 @@ use broker::Broker;
 use clients::{Copying, Producing, Reading, Sent};
 use deployed::Deployed;
 use foreign::Foreign;
+use host::Taken;
 use sanderling::{finish, root, shared};
 use stream::{POPULATIONS, Stream};
 
@@ -56,6 +58,9 @@ const BUDGET_MS: f64 = 50.0;
 const UNDISTURBED: Duration = Duration::from_secs(2);
 /// How long the service may take to fold its history.
 const LIVE_WITHIN: Duration = Duration::from_secs(300);
+/// A second of which the host took less than that, per cent of all cores, and of the one before it too, was
+/// undisturbed.
+const UNDISTURBED_PERCENT: f64 = 1.0;
 /// How long what was sent may take to be decided once sending has ended.
 const DRAINED_WITHIN: Duration = Duration::from_secs(120);
 /// Milliseconds between two commits of the bare copy.
@@ -132,6 +137,7 @@ struct Bench {
     broker: Broker,
     foreign: Foreign,
     stream: Stream,
+    taken: Taken,
     runs: u32,
     results: Vec<Value>,
 }
@@ -150,6 +156,7 @@ fn main() {
         broker,
         foreign,
         stream,
+        taken: Taken::watch(),
         runs: 0,
         results: Vec::new(),
     };
@@ -245,24 +252,40 @@ fn stages(service: &deployed::Service) -> Value {
     means.into()
 }
 
-/// The p99 of every second of a phase, and how many of its decisions were below the full model: a checkpoint, or a
-/// pause of the broker, shows in some of them.
-fn by_second(reader: &mut Reading, part: &Sent) -> (Value, Value) {
-    let second = |from_ms| Sent {
-        from_ms,
-        to_ms: from_ms + 1_000,
-        ..*part
-    };
-    let told = |from_ms| {
-        let report = reader.report(&second(from_ms));
+/// Of every second of a phase its p99, how many of its decisions were below the full model, and how much of the
+/// machine its host took: a checkpoint, a pause of the broker or a busy neighbour shows in some of them. And all
+/// the undisturbed ones in one.
+fn by_second(reader: &mut Reading, part: &Sent, taken: &Taken) -> Value {
+    let (mut p99_ms, mut below_full, mut taken_percent) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut quiet, mut seconds) = (Vec::<(i64, i64)>::new(), 0);
+    for from_ms in (part.from_ms..part.to_ms).step_by(1_000) {
+        let second = (from_ms, from_ms + 1_000);
+        let report = reader.report(&[second]);
         let count = |what: &Value| what.as_u64().unwrap_or_default();
-        let below_full = count(&report["decided"]) - count(&report["rungs"]["full"]);
-        (report["p99_ms"].clone(), Value::from(below_full))
+        p99_ms.push(report["p99_ms"].clone());
+        below_full.push(count(&report["decided"]) - count(&report["rungs"]["full"]));
+        let percent = taken.percent(second.0, second.1);
+        taken_percent.push(percent);
+        if percent.max(taken.percent(from_ms - 1_000, from_ms)) < UNDISTURBED_PERCENT {
+            seconds += 1;
+            match quiet.last_mut() {
+                Some(last) if last.1 == second.0 => last.1 = second.1,
+                _ => quiet.push(second),
+            }
+        }
+    }
+    let mut undisturbed = match quiet.is_empty() {
+        true => json!({}),
+        false => reader.report(&quiet),
     };
-    let (p99s, below): (Vec<_>, Vec<_>) = ((part.from_ms..part.to_ms).step_by(1_000))
-        .map(told)
-        .unzip();
-    (p99s.into(), below.into())
+    undisturbed["seconds"] = seconds.into();
+    json!({
+        "host_took_percent": taken.percent(part.from_ms, part.to_ms),
+        "undisturbed": undisturbed,
+        "p99_ms_by_second": p99_ms,
+        "below_full_by_second": below_full,
+        "host_took_percent_by_second": taken_percent,
+    })
 }
 
 /// Date, host and processor.
@@ -371,7 +394,8 @@ impl Bench {
 
         let mut last = Value::Null;
         for (at, (part, (rate, seconds))) in sent.iter().zip(phases).enumerate().skip(1) {
-            let report = reader.report(part);
+            let report = reader.report(&[part.span()]);
+            let by_second = by_second(&mut reader, part, &self.taken);
             let mut result = json!({
                 "scenario": scenario,
                 "between": match between { Between::Copy => "bare copy", Between::Service => "service" },
@@ -387,10 +411,9 @@ impl Bench {
                 "caught_up_ms": report["last_ms"].as_i64().unwrap_or_default() - part.to_ms,
             });
             let object = result.as_object_mut().expect("an object");
-            object.extend(report.as_object().expect("a report").clone());
-            let (p99s, below_full) = by_second(&mut reader, part);
-            result["p99_ms_by_second"] = p99s;
-            result["below_full_by_second"] = below_full;
+            for told in [&report, &by_second] {
+                object.extend(told.as_object().expect("an object").clone());
+            }
             println!("{result}");
             self.results.push(result.clone());
             last = result;
@@ -409,8 +432,8 @@ impl Bench {
 
     fn table(&self) -> String {
         let mut table = String::from(
-            "| scenario | between | delivery | events/s | p50 ms | p99 ms | p99.9 ms | decided | alerts | full model | cores |\n\
-             |---|---|---|---|---|---|---|---|---|---|---|\n",
+            "| scenario | between | delivery | events/s | p50 ms | p99 ms | p99.9 ms | decided | alerts | full model | cores | host took | undisturbed p99 ms |\n\
+             |---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
         );
         for result in &self.results {
             let text = |name: &str| result[name].as_str().unwrap_or_default().to_string();
@@ -419,7 +442,7 @@ impl Bench {
             let share = |of: &Value| 100.0 * of.as_f64().unwrap_or_default() / decided.max(1.0);
             let _ = writeln!(
                 table,
-                "| {} | {} | {} | {} | {} | {} | {} | {} of {} | {:.2} % | {:.2} % | {} |",
+                "| {} | {} | {} | {} | {} | {} | {} | {} of {} | {:.2} % | {:.2} % | {} | {} % | {} of {} s |",
                 text("scenario"),
                 text("between"),
                 text("delivery").replace('_', " "),
@@ -432,6 +455,9 @@ impl Bench {
                 share(&result["alerts"]),
                 share(&result["rungs"]["full"]),
                 number("cpu_cores"),
+                number("host_took_percent"),
+                result["undisturbed"]["p99_ms"],
+                result["undisturbed"]["seconds"],
             );
         }
         table

@@ -108,7 +108,8 @@ pub enum Kind {
 pub struct Call {
     /// `$x`, `$y`: the arguments.
     pub sql: &'static str,
-    /// The same over the rows of one frame; empty where it is the same text.
+    /// The same over the rows of one frame; empty where it is the same text. A FILTER goes to every `$f`, or to
+    /// the end where there is none.
     pub oracle: &'static str,
     pub takes: Takes,
     pub kind: Kind,
@@ -183,7 +184,12 @@ pub const CALLS: [Call; 44] = [
         false,
         false,
     ),
-    call("corr($x, $y)", Takes::TwoNumbers, Kind::Value, false, false),
+    Call {
+        // DataFusion's `corr` of groups takes a sum's square from the sum of squares, and where values are nearly one
+        // what is left of that is rounding.
+        oracle: "regr_sxy($x, $y)$f / sqrt(nullif(regr_sxx($x, $y)$f * regr_syy($x, $y)$f, 0))",
+        ..call("corr($x, $y)", Takes::TwoNumbers, Kind::Value, false, false)
+    },
     call(
         "covar_samp($x, $y)",
         Takes::TwoNumbers,

@@ -173,11 +173,15 @@ impl Feature {
         } else {
             call.oracle
         };
-        let mut sql = self.filled(template);
-        if let Some(filter) = self.filter {
-            let _ = write!(sql, " FILTER (WHERE {filter})");
+        let filter = match self.filter {
+            Some(filter) => format!(" FILTER (WHERE {filter})"),
+            None => String::new(),
+        };
+        let sql = self.filled(template);
+        match sql.contains("$f") {
+            true => sql.replace("$f", &filter),
+            false => sql + &filter,
         }
-        sql
     }
 }
 

@@ -102,3 +102,22 @@ fn a_million_updates_leave_no_trace_in_a_sum() {
         }
     }
 }
+
+#[test]
+fn a_correlation_of_values_that_are_nearly_one_is_right_to_the_last_digits() {
+    const NEARLY_ONE: &str = "SELECT corr(units, 32768 + CASE WHEN units > -20000 THEN 1 ELSE 0 END) \
+         OVER (PARTITION BY card_id ORDER BY event_time ROWS BETWEEN 5 PRECEDING AND CURRENT ROW) AS c FROM events";
+    let mut rows = payments();
+    rows.truncate(3);
+    for (row, units) in rows.iter_mut().zip([32_769, -18_164, -34_450]) {
+        row.units = Some(units);
+    }
+    let relation = relation(false);
+    let whole = batch(&relation, &rows);
+    let mut engine = FeatureEngine::new(relation, NEARLY_ONE).unwrap();
+    let features = engine.compute(&whole).unwrap().features;
+    let found = features.column(0).as_primitive::<Float64Type>().value(2);
+    // By whole numbers and a root of fifty digits.
+    let wanted = 0.687_438_886_200_257_6;
+    assert!((found - wanted).abs() <= 1e-14, "{found} for {wanted}");
+}

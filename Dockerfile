@@ -5,7 +5,8 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
-# Half an hour on two cores, and a service that needs two thirds of the processor time (docs/adr/0006-one-profile.md).
+# Half an hour on two cores, for a service that needs two thirds of the processor time of one built as the tests are
+# (docs/adr/0006-one-profile.md).
 RUN cargo build --locked --release -p sanderling-service \
     && strip target/release/sanderling
 

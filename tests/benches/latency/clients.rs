@@ -11,7 +11,7 @@ use crate::broker::java;
 use crate::client::Client;
 
 /// Ticks of the clock by which the kernel counts processor time.
-const TICKS_PER_S: f64 = 100.0;
+pub const TICKS_PER_S: f64 = 100.0;
 
 fn start(args: &[&str]) -> Client {
     Client::start(java("Latency").args(args))

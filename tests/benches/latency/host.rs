@@ -4,10 +4,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::clients::TICKS_PER_S;
+
 /// Time between two looks.
 const EVERY: Duration = Duration::from_millis(100);
-/// Milliseconds of one of the kernel's ticks.
-const TICK_MS: f64 = 10.0;
 
 /// What was taken so far, looked at again and again on a thread of its own.
 pub struct Taken(Arc<Mutex<Vec<Look>>>);
@@ -40,7 +40,7 @@ impl Taken {
             looks[after.saturating_sub(1)].1
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
-        let taken_ms = (until(to_ms) - until(from_ms)) * TICK_MS;
+        let taken_ms = (until(to_ms) - until(from_ms)) * 1_000.0 / TICKS_PER_S;
         (1000.0 * taken_ms / ((to_ms - from_ms).max(1) as f64 * cores)).round() / 10.0
     }
 }

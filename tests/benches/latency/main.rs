@@ -3,7 +3,8 @@
 //! A foreign producer keeps a rate whatever becomes of its records. A foreign reader, a process of its
 //! own, takes the time from the broker's append of an event to the receipt of its decision,
 //! read_committed. Beside the service, in the same run, a bare copy of the topic by a foreign client
-//! shows what the broker and this machine leave to be had.
+//! shows what the broker and this machine leave to be had; and where this machine is a virtual one, each second says how
+//! much of it the host took.
 //!
 //! The service begins with thirty days of history, as long as its longest windows, and what is sent goes on
 //! from there, faster than the days do: windows hold what a bank's hold, and as few payments look like fraud.
@@ -55,7 +56,7 @@ use stream::{POPULATIONS, Stream};
 const BUDGET_MS: f64 = 50.0;
 /// How long nothing is asked of anyone once sending has ended: to answer takes a core from those who still decide
 /// and read.
-const UNDISTURBED: Duration = Duration::from_secs(2);
+const LEFT_ALONE: Duration = Duration::from_secs(2);
 /// How long the service may take to fold its history.
 const LIVE_WITHIN: Duration = Duration::from_secs(300);
 /// A second of which the host took less than that, per cent of all cores, and of the one before it too, was
@@ -381,7 +382,7 @@ impl Bench {
             sent.push(producer.phase());
             cpu_s.push(clients::cpu_s(pid) - before);
         }
-        std::thread::sleep(UNDISTURBED);
+        std::thread::sleep(LEFT_ALONE);
         let whole = Sent {
             sent: sent.iter().map(|part| part.sent).sum(),
             from_ms: sent[0].from_ms,

@@ -40,10 +40,9 @@ const RESERVE: f64 = 0.15;
 /// Share of the deadline that is left for what comes after the line, at most: where commits take longer, it is
 /// they that make decisions late, and a lower rung all the time would not help it.
 const AFTER_SHARE: f64 = 0.5;
-/// What came after the line is remembered of so many commits, and of so many of these the slowest are held to
-/// be chance.
-const COMMITS: usize = 256;
-const COMMITS_BY_CHANCE: usize = 2;
+/// What came after the line is remembered of so many commits: some fifteen seconds of them exactly once, four at
+/// least once. A broker that collects its garbage stalls more often than that.
+const COMMITS: u64 = 1_024;
 /// What a rung that was never tried is held to cost, of what the one above it costs.
 const UNTRIED: f64 = 0.5;
 
@@ -94,25 +93,38 @@ fn towards(before: f64, seen: f64) -> f64 {
     before + weight * (seen - before)
 }
 
-/// How long the last commits took, microseconds. Their tail is long, and a budget that holds for half of them is
-/// none.
-struct Behind(VecDeque<u64>);
+/// The slowest of the last commits. Their tail is long, and a budget that holds for most of them is none.
+struct Behind {
+    /// How many there were.
+    commits: u64,
+    /// Those that were slower than all that came after them: which one, and microseconds. The slowest is the first.
+    slow: VecDeque<(u64, u64)>,
+}
 
 impl Behind {
     fn new(guess: Duration) -> Self {
-        Self(vec![guess.as_micros() as u64; COMMITS].into())
+        Self {
+            commits: 0,
+            slow: [(0, guess.as_micros() as u64)].into(),
+        }
     }
 
     fn learn(&mut self, took: Duration) {
-        self.0.pop_front();
-        self.0.push_back(took.as_micros() as u64);
+        let took_us = took.as_micros() as u64;
+        self.commits += 1;
+        while self.slow.back().is_some_and(|(_, us)| *us <= took_us) {
+            self.slow.pop_back();
+        }
+        self.slow.push_back((self.commits, took_us));
+        let is_old = |(at, _): &(u64, u64)| at + COMMITS <= self.commits;
+        while self.slow.front().is_some_and(is_old) {
+            self.slow.pop_front();
+        }
     }
 
-    /// What all but a few stayed below.
+    /// What all of them stayed below, microseconds.
     fn most(&self) -> u64 {
-        let mut sorted: Vec<u64> = self.0.iter().copied().collect();
-        let at = COMMITS - 1 - COMMITS_BY_CHANCE;
-        *sorted.select_nth_unstable(at).1
+        self.slow.front().map_or(0, |(_, us)| *us)
     }
 }
 
@@ -298,21 +310,19 @@ mod tests {
         assert_eq!(pace.rung(256, 33_000), Rung::Linear);
         assert_eq!(pace.rung(256, 49_000), Rung::Rules);
         assert_eq!(pace.rung(8, 25_000), Rung::Full, "few rows cost little");
-        for _ in 0..COMMITS_BY_CHANCE {
-            pace.committed(Duration::from_millis(40));
-        }
-        assert_eq!(pace.rung(256, 0), Rung::Full, "it may have been chance");
         pace.committed(Duration::from_millis(40));
-        assert_ne!(pace.rung(256, 0), Rung::Full, "commits have become slow");
+        assert_ne!(pace.rung(256, 0), Rung::Full, "one commit was slow");
         assert_eq!(
             pace.rung(64, 0),
             Rung::Full,
             "but not so slow that a lower rung would help"
         );
         assert_eq!(pace.rung(8, 20_000), Rung::Full, "not worth a lower rung");
-        for _ in 0..COMMITS {
+        for _ in 1..COMMITS {
             pace.committed(Duration::from_millis(5));
         }
+        assert_ne!(pace.rung(256, 0), Rung::Full, "it is still remembered");
+        pace.committed(Duration::from_millis(5));
         assert_eq!(pace.rung(256, 0), Rung::Full);
     }
 

@@ -40,8 +40,8 @@ const RESERVE: f64 = 0.15;
 /// Share of the deadline that is left for what comes after the line, at most: where commits take longer, it is
 /// they that make decisions late, and a lower rung all the time would not help it.
 const AFTER_SHARE: f64 = 0.5;
-/// What came after the line is remembered of so many commits: some fifteen seconds of them exactly once, four at
-/// least once. A broker that collects its garbage stalls more often than that.
+/// What came after the line is remembered of so many commits; at least once, of so many batches. On a busy stream that
+/// is longer than from one stall of the broker to the next, as when it collects its garbage.
 const COMMITS: u64 = 1_024;
 /// What a rung that was never tried is held to cost, of what the one above it costs.
 const UNTRIED: f64 = 0.5;
@@ -97,7 +97,8 @@ fn towards(before: f64, seen: f64) -> f64 {
 struct Behind {
     /// How many there were.
     commits: u64,
-    /// Those that were slower than all that came after them: which one, and microseconds. The slowest is the first.
+    /// Those of the last that were slower than all that came after them, at most [`COMMITS`]: which one, and
+    /// microseconds. The slowest is the first.
     slow: VecDeque<(u64, u64)>,
 }
 
@@ -311,7 +312,7 @@ mod tests {
         assert_eq!(pace.rung(256, 49_000), Rung::Rules);
         assert_eq!(pace.rung(8, 25_000), Rung::Full, "few rows cost little");
         pace.committed(Duration::from_millis(40));
-        assert_ne!(pace.rung(256, 0), Rung::Full, "one commit was slow");
+        assert_ne!(pace.rung(256, 0), Rung::Full, "a commit was slow");
         assert_eq!(
             pace.rung(64, 0),
             Rung::Full,
